@@ -1,0 +1,1 @@
+"""Functions that several applications call; none of them knows an application."""

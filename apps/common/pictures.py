@@ -1,0 +1,121 @@
+"""Pictures of what models learn and answer."""
+
+import io
+
+import matplotlib
+
+matplotlib.use("agg")  # Draws files; needs no screen.
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from sklearn.metrics import ConfusionMatrixDisplay
+
+THUMBNAIL_PIXELS = 320
+MOST_IMAGES = 60
+
+
+def draw_curves(history, path):
+    """Draws every metric of a training, with its validation value beside it.
+
+    Args:
+        history: One dictionary of numbers per epoch, as from `runs.read_history`.
+        path: The PNG file to write.
+    """
+    metrics = [name for name in history[0] if f"val_{name}" in history[0]]
+    epochs = [row["epoch"] + 1 for row in history]
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(5 * len(metrics), 4), squeeze=False
+    )
+    for axis, name in zip(axes[0], metrics, strict=True):
+        for column, label in ((name, "training"), (f"val_{name}", "validation")):
+            axis.plot(epochs, [row[column] for row in history], ".-", label=label)
+        axis.set(title=name, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    _save(figure, path)
+
+
+def draw_confusion_matrix(labels, predictions, class_names, path):
+    """Draws how often each class was taken for which.
+
+    Args:
+        labels: The right classes, int `(examples,)`.
+        predictions: The answers, int `(examples,)`.
+        class_names: The names of the classes.
+        path: The PNG file to write.
+    """
+    side = min(max(4, 0.5 * len(class_names) + 2), 40)
+    figure, axis = plt.subplots(figsize=(side, side))
+    ConfusionMatrixDisplay.from_predictions(
+        labels,
+        predictions,
+        labels=range(len(class_names)),
+        display_labels=class_names,
+        cmap="Blues",
+        colorbar=False,
+        xticks_rotation="vertical",
+        include_values=len(class_names) <= 30,
+        ax=axis,
+    )
+    _save(figure, path)
+
+
+def draw_grid(encoded_images, titles, path, heats=None, columns=6):
+    """Draws images in rows, with a title each.
+
+    Args:
+        encoded_images: The images, as bytes; the first 60 are drawn.
+        titles: One text each; it may have several lines.
+        path: The PNG file to write.
+        heats: Optional maps, float32 `(rows, columns)` from 0 to 1, laid over the
+            images; the stronger, the yellower.
+        columns: Images in a row.
+    """
+    encoded_images = encoded_images[:MOST_IMAGES]
+    columns = min(columns, max(len(encoded_images), 1))
+    rows = -(-max(len(encoded_images), 1) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.4 * columns, 2.9 * rows), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, encoded, title) in enumerate(
+        zip(axes.flat, encoded_images, titles, strict=False)
+    ):
+        image = thumbnail(encoded)
+        height, width = image.shape[:2]
+        # Tiny images show their pixels.
+        axis.imshow(image, interpolation="nearest" if width < 64 else "antialiased")
+        if heats is not None:
+            heat = np.asarray(Image.fromarray(heats[i]).resize((width, height)))
+            heat = heat.clip(0, 1)
+            axis.imshow(heat, cmap="autumn", alpha=0.7 * heat, vmin=0, vmax=1)
+        axis.set_title(title, fontsize=9)
+    if not encoded_images:
+        axes[0, 0].set_title("none")
+    _save(figure, path)
+
+
+def thumbnail(image_bytes):
+    """Decodes an image for drawing; large ones are made smaller.
+
+    Args:
+        image_bytes: An encoded image.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+    """
+    with Image.open(io.BytesIO(image_bytes)) as image:
+        if image.mode.startswith("I"):  # 16 bits; Pillow would clip them.
+            image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        image = image.convert("RGBA")
+        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        white = Image.new("RGBA", image.size, "white")
+        return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+
+
+def _save(figure, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=100, bbox_inches="tight")
+    plt.close(figure)

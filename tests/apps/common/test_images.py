@@ -1,0 +1,113 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from apps.common import images
+from apps.common.errors import BadInput
+from apps.image_classification import edge
+from tests.conftest import picture
+
+RGB = np.asarray(picture((120, 90, 60), seed=0, size=(61, 45)))
+RAMP = np.linspace(0, 65535, 61 * 45).reshape(45, 61).astype("uint16")
+ALPHA = np.random.default_rng(1).integers(0, 256, (45, 61, 1), "uint8")
+
+
+def encode(image, format, **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+ENCODED = {
+    "jpeg": encode(Image.fromarray(RGB), "JPEG"),
+    "grey jpeg": encode(Image.fromarray(RGB).convert("L"), "JPEG"),
+    "cmyk jpeg": encode(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
+    "progressive jpeg": encode(Image.fromarray(RGB), "JPEG", progressive=True),
+    "png": encode(Image.fromarray(RGB), "PNG"),
+    "grey png": encode(Image.fromarray(RGB).convert("L"), "PNG"),
+    "16-bit png": encode(Image.fromarray(RAMP), "PNG"),
+    "palette png": encode(Image.fromarray(RGB).convert("P"), "PNG"),
+    "transparent png": encode(Image.fromarray(np.dstack([RGB, ALPHA])), "PNG"),
+    "transparent grey png": encode(
+        Image.fromarray(np.dstack([RGB[..., :1], ALPHA])), "PNG"
+    ),
+    "transparent palette png": encode(
+        Image.fromarray(RGB).convert("P"), "PNG", transparency=3
+    ),
+    "black and white png": encode(Image.fromarray(RGB).convert("1"), "PNG"),
+    "gif": encode(Image.fromarray(RGB), "GIF"),
+    "bmp": encode(Image.fromarray(RGB), "BMP"),
+}
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_the_graph_and_the_device_decode_alike(kind):
+    encoded = ENCODED[kind]
+    assert images.unreadable(encoded) is None
+    decode = tf.function(images.decode_image)
+    served = decode(encoded).numpy()
+    assert served.shape == (45, 61, 3)
+    for size in (16, 45, 100):  # Smaller, about as large, larger.
+        resized = images.resize_image(served, size).numpy()
+        on_device = edge.prepare(encoded, size)[0]
+        # Blending in 8 bits rounds to the nearest grey level, as do CMYK's products.
+        tolerance = 1.01 if "transparent" in kind or "cmyk" in kind else 0.01
+        np.testing.assert_allclose(resized, on_device, atol=tolerance)
+
+
+def test_a_lossless_image_is_decoded_exactly():
+    np.testing.assert_array_equal(images.decode_image(ENCODED["png"]), RGB)
+    sixteen = images.decode_image(ENCODED["16-bit png"])
+    np.testing.assert_array_equal(sixteen[..., 0], RAMP >> 8)
+
+
+def test_transparency_is_laid_on_white():
+    clear = np.dstack([RGB, np.zeros_like(ALPHA)])
+    decoded = images.decode_image(encode(Image.fromarray(clear), "PNG"))
+    np.testing.assert_array_equal(decoded, np.full_like(RGB, 255))
+
+
+def test_reading_refuses_what_is_no_whole_image(tmp_path, monkeypatch):
+    def problem(name, content):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput, match=name) as error:
+            images.read_image(tmp_path / name)
+        return str(error.value)
+
+    assert "not an image" in problem("text.jpg", b"no picture")
+    assert "not an image" in problem("empty.jpg", b"")
+    assert "cut short" in problem("cut.jpg", ENCODED["jpeg"][:-200])
+    assert "cut short" in problem("cut.png", ENCODED["png"][:-200])
+    assert "TIFF" in problem("tiff.jpg", encode(Image.fromarray(RGB), "TIFF"))
+    with pytest.raises(BadInput, match=r"nowhere\.jpg cannot be read: No such"):
+        images.read_image(tmp_path / "nowhere.jpg")
+    # Pillow forgives these, TensorFlow does not.
+    assert "cut short" in problem("end.jpg", ENCODED["jpeg"][:-2])
+    assert "cut short" in problem("end.png", ENCODED["png"][:-12])
+    palette = encode(Image.fromarray(RGB).convert("P"), "BMP")
+    assert "palette" in problem("palette.bmp", palette)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert "more than" in problem("huge.jpg", ENCODED["jpeg"])
+
+
+def test_the_readable_images_of_a_folder(tmp_path):
+    for name in ("b.PNG", "a.jpg", ".hidden.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(ENCODED["png"])
+    (tmp_path / "cut.jpeg").write_bytes(ENCODED["jpeg"][:300])
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    paths = images.list_images(tmp_path)
+    assert [path.name for path in paths] == [
+        "a.jpg",
+        "b.PNG",
+        "cut.jpeg",
+        "dangling.jpg",
+    ]
+    readable, problems = images.skip_unreadable(paths)
+    assert readable.tolist() == [True, True, False, False]
+    assert len(problems) == 2
+    assert "cut.jpeg is damaged or cut short" in problems[0]
+    assert "dangling.jpg cannot be read: No such file" in problems[1]

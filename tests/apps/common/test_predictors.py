@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common import predictors
+from apps.common.errors import BadInput
+from tests.model_server import serve
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    """Answers with the length of each byte string, and with a text."""
+    path = tmp_path_factory.mktemp("models") / "1"
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="raw_bytes")])
+    def serving_default(raw_bytes):
+        return {
+            "lengths": tf.cast(tf.strings.length(raw_bytes), tf.float32)[:, None],
+            "texts": tf.fill([tf.size(raw_bytes), 1], "é"),
+        }
+
+    tf.saved_model.save(tf.Module(), str(path), signatures=serving_default)
+    return path
+
+
+RAW = [b"\xff\x00", b"abc", b""]
+
+
+def check(predictor):
+    answers = predictor(RAW)
+    np.testing.assert_array_equal(answers["lengths"], [[2], [3], [0]])
+    assert [row[0].decode() for row in answers["texts"]] == ["é"] * 3
+
+
+def test_a_saved_model_a_rest_and_a_grpc_server_answer_alike(saved_model):
+    check(predictors.load_predictor(str(saved_model), load_run=None))
+    with serve("letters", saved_model) as addresses:
+        for address in addresses:
+            check(predictors.load_predictor(address, load_run=None))
+
+
+def test_a_run_is_loaded_by_its_application(tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"")
+    load_run = {tmp_path: "the predictor"}.get
+    assert predictors.load_predictor(str(tmp_path), load_run) == "the predictor"
+
+
+def test_a_bundle_is_asked_through_its_own_program(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"content")
+    (tmp_path / "run.py").write_text(
+        "def load_model(path):\n"
+        "    return lambda inputs: {'read': path.read_bytes(), 'inputs': inputs}\n"
+    )
+    for where in (tmp_path, tmp_path / "model.tflite"):
+        predictor = predictors.load_predictor(str(where), load_run=None)
+        assert predictor([b"x"]) == {"read": b"content", "inputs": [b"x"]}
+
+
+def test_batches_are_joined_in_order():
+    sizes = []
+
+    def predictor(inputs):
+        sizes.append(len(inputs))
+        return {"squares": np.array(inputs) ** 2}
+
+    answers = predictors.in_batches(predictor, iter(range(7)), batch_size=3)
+    np.testing.assert_array_equal(answers["squares"], np.arange(7) ** 2)
+    assert sizes == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("nowhere", "nowhere is no model"),
+        ("http://127.0.0.1:9/v1/models/x", "does not answer"),
+        ("grpc://127.0.0.1:9/x", "does not answer"),
+    ],
+)
+def test_what_is_no_model_is_named(where, message):
+    with pytest.raises(BadInput, match=message):
+        predictors.load_predictor(where, load_run=None)
+
+
+def test_servers_say_what_they_lack(saved_model):
+    with serve("letters", saved_model) as addresses:
+        for address in addresses:
+            with pytest.raises(BadInput, match="answered: "):
+                predictors.load_predictor(
+                    address.replace("letters", "other"), load_run=None
+                )
+
+
+def test_broken_models_are_named(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"junk")
+    with pytest.raises(BadInput, match="cannot be loaded as a SavedModel"):
+        predictors.load_predictor(str(tmp_path), load_run=None)
+    (tmp_path / "alone.tflite").write_bytes(b"junk")
+    with pytest.raises(BadInput, match=r"has no run\.py beside it"):
+        predictors.load_predictor(str(tmp_path / "alone.tflite"), load_run=None)

@@ -1,0 +1,178 @@
+import csv
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common import runs
+from apps.common.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    epochs: int = 3
+    weights: str | None = None
+
+
+X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+Y = (X.sum(axis=1, keepdims=True) > 0).astype("float32")
+
+
+class KilledError(Exception):
+    pass
+
+
+def make_model(learning_rate=0.05):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
+    model.compile(
+        keras.optimizers.Adam(learning_rate),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def batches():
+    """Four batches an epoch."""
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+
+
+def kill(model, in_step):
+    """Makes the model's training die in one of its steps."""
+
+    class Killer(keras.callbacks.Callback):
+        step = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.step += 1
+            if self.step == in_step:
+                raise KilledError
+
+    fit = model.fit
+    model.fit = lambda *arguments, callbacks, **options: fit(
+        *arguments, callbacks=[*callbacks, Killer()], **options
+    )
+
+
+def test_a_run_is_reopened_only_with_the_same_settings(tmp_path):
+    run = tmp_path / "run"
+    assert runs.finished(Config(), run) is None
+    assert not run.exists()
+    runs.start(Config(), run)
+    assert runs.finished(Config(), run) is None
+    assert runs.load_config(Config, run) == Config()
+    with pytest.raises(BadInput, match=r"another epochs, seed; pass --run"):
+        runs.finished(Config(seed=1, epochs=4), run)
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = make_model()
+    runs.fit(whole, batches(), batches(), tmp_path / "whole", phase="only", epochs=3)
+
+    run = tmp_path / "interrupted"
+    run.mkdir()
+    model = make_model()
+    kill(model, in_step=6)  # In the middle of the second epoch.
+    with pytest.raises(KilledError):
+        runs.fit(model, batches(), batches(), run, phase="only", epochs=3)
+    assert len(runs.read_history(run)) == 1
+
+    again = make_model()
+    runs.fit(again, batches(), batches(), run, phase="only", epochs=3)
+    for mine, theirs in zip(again.weights, whole.weights, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+    assert [row["epoch"] for row in runs.read_history(run)] == [0, 1, 2]
+
+    # What is finished is not done again.
+    runs.fit(make_model(), batches(), batches(), run, phase="only", epochs=3)
+    assert len(runs.read_history(run)) == 3
+
+
+def test_an_interrupted_second_phase_continues(tmp_path):
+    def train(run, interrupt=lambda model: None):
+        run.mkdir(exist_ok=True)
+        model = make_model()
+        runs.fit(model, batches(), batches(), run, phase="first", epochs=2)
+        model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["accuracy"])
+        interrupt(model)
+        second = {"phase": "second", "initial_epoch": 2, "epochs": 5}
+        runs.fit(model, batches(), batches(), run, **second)
+        return model
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KilledError):
+        train(tmp_path / "run", interrupt=lambda model: kill(model, in_step=6))
+    assert len(runs.read_history(tmp_path / "run")) == 3
+    again = train(tmp_path / "run")
+    for mine, theirs in zip(again.weights, whole.weights, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+    epochs = [row["epoch"] for row in runs.read_history(tmp_path / "run")]
+    assert epochs == [0, 1, 2, 3, 4]
+
+
+def test_a_phase_that_ended_early_is_not_taken_up_again(tmp_path):
+    for _ in range(2):
+        model = make_model(learning_rate=0.0)
+        phase = {"phase": "only", "epochs": 9, "patience": 1}
+        runs.fit(model, batches(), batches(), tmp_path, **phase)
+        assert len(runs.read_history(tmp_path)) == 2
+
+
+def test_the_best_epoch_is_kept_across_interruptions(tmp_path):
+    def epoch(callback, loss):
+        callback.set_model(make_model())
+        callback.model.layers[0].bias.assign([loss])
+        callback.on_epoch_end(0, {"val_loss": loss})
+
+    path = tmp_path / "model.keras"
+    callback = runs.BestModel(path, "val_loss", "min")
+    for loss in (3.0, 1.0, 2.0):
+        epoch(callback, loss)
+    epoch(runs.BestModel(path, "val_loss", "min", best=1.0), 1.5)
+    assert keras.saving.load_model(path).layers[0].bias.numpy() == [1.0]
+    epoch(runs.BestModel(path, "val_loss", "min", best=1.0), 0.5)
+    assert keras.saving.load_model(path).layers[0].bias.numpy() == [0.5]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_early_stopping_measures_itself_against_the_best_epoch_so_far(tmp_path):
+    with (tmp_path / "history.csv").open("w") as file:
+        writer = csv.writer(file)
+        names = ["epoch", "accuracy", "loss", "seconds", "val_accuracy", "val_loss"]
+        writer.writerow(names)
+        writer.writerow([0, 1, 0, 1, 1, 0])  # Cannot be improved upon.
+    runs.fit(
+        make_model(learning_rate=0.0),
+        batches(),
+        batches(),
+        tmp_path,
+        phase="only",
+        initial_epoch=1,
+        epochs=9,
+        patience=2,
+    )
+    assert len(runs.read_history(tmp_path)) == 3
+
+
+def test_the_summary_tells_the_best_epoch(tmp_path):
+    (tmp_path / "history.csv").write_text(
+        "epoch,seconds,val_accuracy,val_loss\n"
+        "0,60,0.5,3\n1,60,0.9,1\n1,30,0.8,2\n2,30,0.7,2.5\n"
+    )
+    assert runs.summary(tmp_path) is None
+    summary = runs.finish(tmp_path)
+    assert summary == {
+        "best_epoch": 2,
+        "epochs": 3,
+        "val_accuracy": 0.8,  # The second attempt at epoch 1 counts.
+        "val_loss": 2.0,
+        "minutes": 2.0,
+    }
+    assert runs.summary(tmp_path) == summary
+    runs.start(Config(), tmp_path)
+    assert runs.finished(Config(), tmp_path) == summary

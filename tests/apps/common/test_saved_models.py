@@ -1,0 +1,165 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from apps.common import saved_models
+from apps.common.errors import ExportRefused
+
+
+def signature(function):
+    return tf.function(
+        function, input_signature=[tf.TensorSpec([1, 4], name="numbers")]
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3)]
+    )
+
+
+def test_folding_batch_normalization_changes_no_answer():
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, use_bias=True, name="biased")(inputs)
+    x = keras.layers.BatchNormalization(name="folded_1")(x)
+    x = keras.layers.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False)(x)
+    x = keras.layers.BatchNormalization(name="folded_2", scale=False)(x)
+    inner = keras.Model(inputs, x)
+    images = keras.Input((None, None, 3))
+    y = keras.layers.Conv2D(5, 1, activation="relu")(inner(images / 2))
+    y = keras.layers.BatchNormalization(name="after_an_activation")(y)
+    y = keras.layers.Conv2D(5, 1, name="used_twice")(y)
+    y = keras.layers.BatchNormalization(name="of_two")(y) + y
+    model = keras.Model(images, y)
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+
+    folded = saved_models.fold_batch_normalization(model)
+    x = rng.normal(size=(2, 9, 7, 3)).astype("float32")
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-4)
+    remaining = {variable.path.split("/")[-2] for variable in folded.variables}
+    assert {"after_an_activation", "of_two"} <= remaining
+    assert not {"folded_1", "folded_2"} & remaining
+
+
+def test_a_graph_that_calls_python_is_refused(model, tmp_path):
+    calls_python = signature(
+        lambda numbers: {"y": tf.numpy_function(np.sin, [model(numbers)], tf.float32)}
+    )
+    with pytest.raises(ExportRefused, match="PyFunc"):
+        saved_models.save(model, {"serving_default": calls_python}, tmp_path / "1")
+
+
+@pytest.mark.parametrize("variant", ["float32", "dynamic_range", "int8"])
+def test_conversion_keeps_what_the_model_computes(model, tmp_path, variant):
+    from ai_edge_litert.interpreter import Interpreter
+
+    rng = np.random.default_rng(0)
+    examples = [
+        {"numbers": rng.normal(size=(1, 4)).astype("float32")} for _ in range(50)
+    ]
+    path = tmp_path / "model.tflite"
+    counts = saved_models.convert(
+        model,
+        signature(lambda numbers: {"y": model(numbers)}),
+        path,
+        variant,
+        examples,
+    )
+    assert counts["FULLY_CONNECTED"] == 2
+    assert ("QUANTIZE" in counts) == (variant == "int8")
+    lite = Interpreter(str(path)).get_signature_runner()
+    for example in examples[:5]:
+        np.testing.assert_allclose(
+            lite(**example)["y"],
+            model(example["numbers"]),
+            atol=1e-5 if variant == "float32" else 0.1,
+        )
+
+
+def test_what_lite_cannot_express_is_refused(model, tmp_path):
+    complicated = signature(lambda numbers: {"y": tf.linalg.expm(tf.eye(4) * numbers)})
+    path = tmp_path / "model.tflite"
+    with pytest.raises(ExportRefused, match="TensorFlow Lite cannot express"):
+        saved_models.convert(model, complicated, path, "float32")
+    assert not path.exists()
+
+
+def test_warm_up_requests_are_what_the_server_reads(tmp_path):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    saved_models.write_warm_up(
+        tmp_path, "name", {"tensors": {"x": tf.make_tensor_proto(1.0, shape=(2, 2))}}
+    )
+    path = tmp_path / "assets.extra/tf_serving_warmup_requests"
+    (record,) = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+    assert request.model_spec.name == "name"
+    assert request.model_spec.signature_name == "tensors"
+    np.testing.assert_array_equal(tf.make_ndarray(request.inputs["x"]), np.ones((2, 2)))
+
+
+CARD = {
+    "name": "A model",
+    "description": "It counts.",
+    "engines": [{"engine": "SavedModel", "size_MB": 1.5}],
+    "recommended": "Recommended: it.",
+    "facts": {"Data": "Numbers."},
+    "config": {"data": "numbers"},
+}
+
+
+def test_publishing_replaces_the_bundle_and_adds_a_version(tmp_path):
+    directory = tmp_path / "models"
+    for expected_version in (1, 2):
+        with saved_models.staging(directory) as stage:
+            version = saved_models.next_version(directory)
+            assert version == expected_version
+            for folder in ("edge", str(version)):
+                (stage / folder).mkdir()
+                (stage / folder / "file").write_text(str(version))
+            saved_models.write_card(stage, CARD)
+            saved_models.publish(stage, directory, version)
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "1",
+        "2",
+        "card.json",
+        "card.md",
+        "edge",
+    ]
+    assert (directory / "edge/file").read_text() == "2"
+    assert json.loads((directory / "card.json").read_text())["name"] == "A model"
+    assert "| SavedModel | 1.5 |" in (directory / "card.md").read_text()
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    directory = tmp_path / "models"
+
+    def export():
+        with saved_models.staging(directory) as stage:
+            (stage / "1").mkdir()
+            raise ExportRefused
+
+    with pytest.raises(ExportRefused):
+        export()
+    assert not directory.exists()
+
+
+def test_sizes_are_in_millions_of_bytes(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"x" * 1_500_000)
+    (tmp_path / "folder/file").write_bytes(b"x" * 500_000)
+    assert saved_models.size_mb(tmp_path / "file") == 1.5
+    assert saved_models.size_mb(tmp_path) == 2.0
+
+
+def test_latency_counts_milliseconds(monkeypatch):
+    now = iter(np.arange(0, 100, 0.25))
+    monkeypatch.setattr(saved_models.time, "perf_counter", lambda: next(now))
+    assert saved_models.latency_ms(lambda inputs: None, b"") == 250.0

@@ -1,0 +1,129 @@
+"""A stand-in for TensorFlow Serving: one SavedModel behind REST and gRPC.
+
+It answers as little as our clients ask, in the server's own formats.
+"""
+
+import base64
+import json
+import threading
+from concurrent import futures
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+
+class ServedModel:
+    def __init__(self, name, path):
+        self.name = name
+        self.loaded = tf.saved_model.load(str(path))
+        self.signature = self.loaded.signatures["serving_default"]
+        content = saved_model_pb2.SavedModel.FromString(
+            (path / "saved_model.pb").read_bytes()
+        )
+        self.signatures = get_model_metadata_pb2.SignatureDefMap(
+            signature_def=content.meta_graphs[0].signature_def
+        )
+
+
+def rest_handler(model):
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, status, content):
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self):
+            if self.path != f"/v1/models/{model.name}/metadata":
+                return self.answer(404, {"error": "Could not find any versions"})
+            signatures = json_format.MessageToDict(
+                model.signatures, preserving_proto_field_name=True
+            )
+            return self.answer(200, {"metadata": {"signature_def": signatures}})
+
+        def do_POST(self):
+            length = int(self.headers["Content-Length"])
+            inputs = json.loads(self.rfile.read(length))["inputs"]
+            inputs = {
+                name: tf.constant([base64.b64decode(each["b64"]) for each in value])
+                for name, value in inputs.items()
+            }
+            try:
+                outputs = model.signature(**inputs)
+            except tf.errors.InvalidArgumentError as error:
+                return self.answer(400, {"error": error.message})
+            outputs = {
+                name: np.char.decode(value.numpy().astype(bytes)).tolist()
+                if value.dtype == tf.string
+                else value.numpy().tolist()
+                for name, value in outputs.items()
+            }
+            if len(outputs) == 1:
+                (outputs,) = outputs.values()
+            return self.answer(200, {"outputs": outputs})
+
+        def log_message(self, *arguments):
+            pass
+
+    return Handler
+
+
+class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, model):
+        self.model = model
+
+    def check(self, request, context):
+        if request.model_spec.name != self.model.name:
+            context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found for request")
+
+    def GetModelMetadata(self, request, context):
+        self.check(request, context)
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(self.model.signatures)
+        return response
+
+    def Predict(self, request, context):
+        self.check(request, context)
+        inputs = {
+            name: tf.constant(tf.make_ndarray(value))
+            for name, value in request.inputs.items()
+        }
+        response = predict_pb2.PredictResponse()
+        for name, value in self.model.signature(**inputs).items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+
+@contextmanager
+def serve(name, path):
+    """Serves a SavedModel directory; gives its REST and its gRPC address."""
+    model = ServedModel(name, path)
+    rest = ThreadingHTTPServer(("127.0.0.1", 0), rest_handler(model))
+    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    rpc = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        GrpcService(model), rpc
+    )
+    port = rpc.add_insecure_port("127.0.0.1:0")
+    rpc.start()
+    try:
+        yield (
+            f"http://127.0.0.1:{rest.server_port}/v1/models/{name}",
+            f"grpc://127.0.0.1:{port}/{name}",
+        )
+    finally:
+        rest.shutdown()
+        rest.server_close()
+        rpc.stop(None)
