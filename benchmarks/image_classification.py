@@ -1,0 +1,114 @@
+"""What the choices of image classification cost and save, side by side in one run.
+
+    python -m benchmarks.image_classification
+
+Times are medians on this machine; the ratios are what carries over.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from apps.common import saved_models
+from apps.image_classification.model import Classifier, build_model, set_trainable
+
+BATCH = 16
+EDGE = Path("saved_models/image_classification/edge")
+
+
+def median_seconds(function, repetitions=5):
+    """Returns the median duration of a call, after one to warm up."""
+    function()
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def training_step(share, backbone_output="block_15_add", jit_compile=False):
+    """Returns the seconds of one training step with MobileNetV2 at 224 pixels."""
+    model = build_model(5, 224, "MobileNetV2", backbone_output, weights=None)
+    set_trainable(model, share)
+    model.compile("adam", "categorical_crossentropy", jit_compile=jit_compile)
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")
+    labels = np.eye(5, dtype="float32")[rng.integers(0, 5, BATCH)]
+    return median_seconds(lambda: model.train_on_batch(images, labels))
+
+
+def served_seconds(fold):
+    """Returns the seconds that a SavedModel takes for one prepared image."""
+    model = build_model(5, 224, "MobileNetV2", "block_15_add", weights=None)
+    if fold:
+        model = saved_models.fold_batch_normalization(model)
+    classifier = Classifier(model, list("abcde"))
+    with tempfile.TemporaryDirectory() as folder:
+        saved_models.save(model, {"serving_default": classifier.tensors}, Path(folder))
+        signature = tf.saved_model.load(folder).signatures["serving_default"]
+        images = tf.zeros((1, 224, 224, 3))
+        return median_seconds(lambda: signature(images=images), 30)
+
+
+def edge_start():
+    """Returns seconds and megabytes of the released bundle, from start to answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder, "photo.png")
+        pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), "uint8")
+        photo.write_bytes(tf.io.encode_png(pixels).numpy())
+        program = (
+            "import runpy, sys\n"
+            "sys.argv = sys.argv[1:]\n"
+            "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+            "status = open('/proc/self/status').read().split()\n"
+            "print(int(status[status.index('VmHWM:') + 1]) / 1024)\n"
+        )
+        line = [sys.executable, "-c", program, str(EDGE / "run.py"), str(photo)]
+        outputs = []
+        seconds = median_seconds(
+            lambda: outputs.append(subprocess.check_output(line, text=True))
+        )
+    return seconds, float(outputs[-1].splitlines()[-1])
+
+
+def main():
+    """Prints the tables."""
+    keras.utils.set_random_seed(0)
+    print(f"Training step, MobileNetV2 to block_15_add, 224 pixels, batch {BATCH}")
+    reference = training_step(share=1)
+    for name, seconds in (
+        ("all layers", reference),
+        ("last 62 % of the layers (the default)", training_step(share=0.62)),
+        ("the head only", training_step(share=0)),
+        ("all layers, whole backbone", training_step(share=1, backbone_output=None)),
+        ("all layers, with XLA", training_step(share=1, jit_compile=True)),
+    ):
+        print(f"  {name:40} {1000 * seconds:7.0f} ms  {seconds / reference:5.2f}")
+
+    print("SavedModel, one prepared image")
+    reference = served_seconds(fold=False)
+    for name, seconds in (
+        ("batch normalization as trained", reference),
+        ("folded into the convolutions", served_seconds(fold=True)),
+    ):
+        print(f"  {name:40} {1000 * seconds:7.1f} ms  {seconds / reference:5.2f}")
+
+    seconds, megabytes = edge_start()
+    print("Edge bundle, from start to the answer for a 640×480 photograph")
+    print(f"  {seconds:.2f} s, {megabytes:.0f} MB resident")
+
+
+if __name__ == "__main__":
+    main()
