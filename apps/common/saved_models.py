@@ -31,7 +31,7 @@ from apps.common import runs
 from apps.common.errors import BadInput, ExportRefused
 
 # Operations that the stock model server does not run.
-PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"}
+UNSERVABLE_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"}
 
 
 @contextmanager
@@ -117,16 +117,16 @@ def save(model, signatures, path: Path):
         path: The directory to write.
 
     Raises:
-        ExportRefused: The graph calls Python.
+        ExportRefused: The graph holds operations that the server does not run.
     """
     # Only the variables are saved; a Keras model would bring copies of its graph along.
     root = tf.Module()
     root.model_variables = [variable.value for variable in model.variables]
     tf.saved_model.save(root, str(path), signatures=signatures)
-    calls_python = operations(path) & PYTHON_OPERATIONS
-    if calls_python:
+    unservable = operations(path) & UNSERVABLE_OPERATIONS
+    if unservable:
         raise ExportRefused(
-            f"the graph contains {', '.join(sorted(calls_python))}, which TensorFlow "
+            f"the graph contains {', '.join(sorted(unservable))}, which TensorFlow "
             "Serving cannot run; write that step with TensorFlow operations"
         )
 

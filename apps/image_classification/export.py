@@ -240,9 +240,7 @@ def choose(engines, variants):
     Raises:
         ExportRefused: No variant is.
     """
-    rows = {row["engine"]: row for row in engines}
-    least = rows["SavedModel"]["accuracy"] - QUANTIZED_ACCURACY_LOSS
-    good = [name for name in variants if rows[name]["accuracy"] >= least]
+    good = accurate(engines, variants)
     if not good:
         raise ExportRefused(
             f"none of {', '.join(variants)} comes within a point of the SavedModel's "
@@ -251,15 +249,21 @@ def choose(engines, variants):
     return max(good, key=VARIANTS.index)
 
 
+def accurate(engines, variants):
+    """Returns the variants that lose at most a point against the SavedModel."""
+    accuracy = {row["engine"]: row["accuracy"] for row in engines}
+    least = accuracy["SavedModel"] - QUANTIZED_ACCURACY_LOSS
+    return [variant for variant in variants if accuracy[variant] >= least]
+
+
 def keep(folder: Path, engines, variants, recommended):
     """Names the recommended variant `model.tflite` and drops those that fell short."""
-    rows = {row["engine"]: row for row in engines}
-    least = rows["SavedModel"]["accuracy"] - QUANTIZED_ACCURACY_LOSS
+    good = accurate(engines, variants)
     for variant in variants:
         file = folder / f"{variant}.tflite"
         if variant == recommended:
             file.rename(folder / "model.tflite")
-        elif rows[variant]["accuracy"] < least:
+        elif variant not in good:
             file.unlink()
 
 
