@@ -20,8 +20,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.common import saved_models
-from apps.image_classification.model import Classifier, build_model, set_trainable
+from apps.common import backbones, saved_models
+from apps.image_classification.model import Classifier, build_model
 
 BATCH = 16
 EDGE = Path("saved_models/image_classification/edge")
@@ -41,7 +41,7 @@ def median_seconds(function, repetitions=5):
 def training_step(share, backbone_output="block_15_add", jit_compile=False):
     """Returns the seconds of one training step with MobileNetV2 at 224 pixels."""
     model = build_model(5, 224, "MobileNetV2", backbone_output, weights=None)
-    set_trainable(model, share)
+    backbones.set_trainable(model.get_layer("backbone"), share)
     model.compile("adam", "categorical_crossentropy", jit_compile=jit_compile)
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (BATCH, 224, 224, 3)).astype("float32")
@@ -56,7 +56,9 @@ def served_seconds(fold):
         model = saved_models.fold_batch_normalization(model)
     classifier = Classifier(model, list("abcde"))
     with tempfile.TemporaryDirectory() as folder:
-        saved_models.save(model, {"serving_default": classifier.tensors}, Path(folder))
+        saved_models.save(
+            model.variables, {"serving_default": classifier.tensors}, Path(folder)
+        )
         signature = tf.saved_model.load(folder).signatures["serving_default"]
         images = tf.zeros((1, 224, 224, 3))
         return median_seconds(lambda: signature(images=images), 30)

@@ -4,6 +4,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -45,6 +46,49 @@ def resize_image(image, size):
         `(size, size, 3)`, float32.
     """
     return tf.image.resize(image, (size, size), antialias=True)
+
+
+def fit_image(image, height, width):
+    """Resizes an image as large as fits, and pads it with grey below or to the right.
+
+    Args:
+        image: `(rows, columns, 3)`, float32 from 0 to 255, of any size.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+
+    Returns:
+        `(height, width, 3)`, float32, and the height and width that the image takes up
+        in it.
+    """
+    rows, columns = tf.unstack(tf.shape(image)[:2])
+    # Whole numbers, so that a device rounds alike.
+    narrow = rows * width > columns * height
+    inner_rows = tf.where(narrow, height, (2 * rows * width + columns) // (2 * columns))
+    inner_columns = tf.where(narrow, (2 * columns * height + rows) // (2 * rows), width)
+    inner = (tf.maximum(1, inner_rows), tf.maximum(1, inner_columns))
+    image = tf.image.resize(image, inner, antialias=True)
+    padding = ((0, height - inner[0]), (0, width - inner[1]), (0, 0))
+    image = tf.pad(image, padding, constant_values=127.5)
+    return tf.ensure_shape(image, (height, width, 3)), inner
+
+
+def color_jitter(strength, seed):
+    """Returns a layer that changes brightness, contrast and saturation at random.
+
+    Args:
+        strength: 0 changes nothing; 1 changes contrast and saturation by up to all.
+        seed: Fixes the changes.
+    """
+    return keras.layers.RandomColorJitter(
+        value_range=(0, 255),
+        brightness_factor=strength / 4,  # More would turn dark pictures black.
+        contrast_factor=strength,
+        # To Keras 0 is grey, 0.5 leaves the colours alone and 1 is the strongest.
+        saturation_factor=(0.5 - strength / 2, 0.5 + strength / 2),
+        seed=seed,
+        # Pixels stay float32, whatever the precision of the training.
+        dtype="float32",
+    )
 
 
 def read_image(path: Path):

@@ -8,11 +8,26 @@ matplotlib.use("agg")  # Draws files; needs no screen.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Patch
 from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
 THUMBNAIL_PIXELS = 320
 MOST_IMAGES = 60
+
+
+def class_colors(given):
+    """Returns a colour for each class, uint8 `(classes, 3)`.
+
+    Args:
+        given: For each class its colour as `#rrggbb`, or None for one of matplotlib's.
+    """
+    palette = matplotlib.colormaps["tab20"].colors
+    colors = [
+        matplotlib.colors.to_rgb(color or palette[(2 * i + i // 10) % 20])
+        for i, color in enumerate(given)
+    ]
+    return (255 * np.array(colors)).round().astype("uint8")
 
 
 def draw_curves(history, path):
@@ -95,6 +110,61 @@ def draw_grid(encoded_images, titles, path, heats=None, columns=6):
     if not encoded_images:
         axes[0, 0].set_title("none")
     _save(figure, path)
+
+
+def draw_rows(rows, path, titles, legend=()):
+    """Draws pictures in rows, with a title over each column and a text beside each row.
+
+    Args:
+        rows: For each row its text and its pictures, uint8 `(height, width, 3)`.
+        path: The PNG file to write.
+        titles: One text for each column.
+        legend: Names and their colours, uint8 `(3,)`, shown below.
+    """
+    figure, axes = plt.subplots(
+        max(len(rows), 1),
+        len(titles),
+        figsize=(4 * len(titles), 3.2 * max(len(rows), 1)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    for row, (text, pictures) in zip(axes, rows, strict=False):
+        row[0].set_ylabel(text, fontsize=9)
+        for axis, picture in zip(row, pictures, strict=True):
+            small = picture.shape[1] < 128  # Tiny images show their pixels.
+            axis.imshow(picture, interpolation="nearest" if small else "antialiased")
+    if legend:
+        patches = [Patch(color=color / 255, label=name) for name, color in legend]
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=6, frameon=False
+        )
+    _save(figure, path)
+
+
+def overlay(image_bytes, mask, colors, opacity=0.6):
+    """Lays the colours of a mask over its image.
+
+    Args:
+        image_bytes: An encoded image.
+        mask: Numbers of classes, uint8 `(height, width)`; those without a colour leave
+            the image as it is.
+        colors: One colour for each class, uint8 `(classes, 3)`.
+        opacity: How much of the image the colours cover.
+
+    Returns:
+        uint8 `(height, width, 3)`, made smaller as by `thumbnail`.
+    """
+    image = thumbnail(image_bytes)
+    size = (image.shape[1], image.shape[0])
+    mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    known = (mask < len(colors))[..., None]
+    painted = colors[np.minimum(mask, len(colors) - 1)]
+    mixed = (1 - opacity) * image + opacity * painted
+    return np.where(known, mixed, image).astype("uint8")
 
 
 def thumbnail(image_bytes):

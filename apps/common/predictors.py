@@ -6,18 +6,20 @@ to named numpy arrays whose first axis counts the inputs.
 
 import importlib.util
 import itertools
+import json
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from apps.common import runs
 from apps.common.errors import BadInput
 
 TIMEOUT_SECONDS = 60
 MESSAGE_BYTES = 1 << 30  # gRPC's own limit of 4 MB is too small for a batch of images.
 
 
-def load_predictor(where: str, load_run):
+def load_predictor(where: str, load_run, signature="serving_default"):
     """Returns the predictor of a model.
 
     Args:
@@ -26,21 +28,24 @@ def load_predictor(where: str, load_run):
             Serving, `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`,
             optionally followed by `/versions/NUMBER`.
         load_run: The application's function from a run directory to a predictor.
+        signature: Which of the exported functions shall answer. What is not the default
+            is handed on to the program of an edge bundle.
 
     Raises:
-        BadInput: There is no model, or its server does not answer.
+        BadInput: There is no model, it has no such signature, or its server does not
+            answer.
     """
     if where.startswith(("http://", "https://")):
-        return _rest(where.rstrip("/"))
+        return _rest(where.rstrip("/"), signature)
     if where.startswith("grpc://"):
-        return _grpc(where)
+        return _grpc(where, signature)
     path = Path(where)
     if path.suffix == ".tflite" and path.is_file():
-        return _edge(path)
+        return _edge(path, signature)
     if (path / "model.tflite").exists():
-        return _edge(path / "model.tflite")
+        return _edge(path / "model.tflite", signature)
     if (path / "saved_model.pb").exists():
-        return _saved_model(path)
+        return _saved_model(path, signature)
     if (path / "model.keras").exists():
         try:
             return load_run(path)
@@ -53,6 +58,33 @@ def load_predictor(where: str, load_run):
         f"--model {where} is no model; expected a run directory, a SavedModel "
         "directory, an edge bundle or its .tflite file, or the http:// or grpc:// "
         "address of a served model"
+    )
+
+
+def training_config(config_class, model, data=None):
+    """Returns the settings a model was trained with, so that splits come out alike.
+
+    Args:
+        config_class: The application's class of configurations.
+        model: A run, an exported version or an edge bundle. Others tell nothing; for
+            them the defaults are returned.
+        data: The data set to be used instead of the one that the model was trained on.
+
+    Raises:
+        BadInput: The data set is not given, and the model does not tell it.
+    """
+    path = Path(model)
+    folder = path.parent if path.suffix == ".tflite" else path
+    if (path / "config.json").exists():
+        return runs.load_config(config_class, path)
+    if (folder.parent / "card.json").exists():
+        card = json.loads((folder.parent / "card.json").read_text())
+        return runs.make_config(config_class, card["config"])
+    if data:
+        return config_class("")
+    raise BadInput(
+        f"--model {model} does not tell what it was trained on; add --data, or "
+        "images to predict"
     )
 
 
@@ -77,27 +109,36 @@ def in_batches(predictor, inputs, batch_size=32):
     }
 
 
-def _saved_model(path):
+def _choose(signatures, signature, where):
+    if signature not in signatures:
+        raise BadInput(
+            f"--model {where} has no signature '{signature}', only "
+            f"{', '.join(sorted(signatures))}; export it with that one, or ask for less"
+        )
+    return signatures[signature]
+
+
+def _saved_model(path, signature):
     import tensorflow as tf
 
     try:
         loaded = tf.saved_model.load(str(path))
-        signature = loaded.signatures["serving_default"]
     except Exception as error:
         raise BadInput(
             f"--model {path} cannot be loaded as a SavedModel; export it again"
         ) from error
-    (input_name,) = signature.structured_input_signature[1]
+    function = _choose(loaded.signatures, signature, path)
+    (input_name,) = function.structured_input_signature[1]
 
     def predict(inputs):
-        answers = signature(**{input_name: tf.constant(inputs)})
+        answers = function(**{input_name: tf.constant(inputs)})
         return {name: value.numpy() for name, value in answers.items()}
 
     predict.model = loaded  # Its variables live as long as it does.
     return predict
 
 
-def _edge(path):
+def _edge(path, signature):
     """The bundle's own program answers, so that what ships is what is measured."""
     program = path.parent / "run.py"
     if not program.exists():
@@ -109,14 +150,18 @@ def _edge(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     try:
-        return module.load_model(path)
+        if signature == "serving_default":
+            return module.load_model(path)
+        return module.load_model(path, signature)
+    except FileNotFoundError as error:
+        raise BadInput(f"--model {path}: {error.filename} is missing") from error
     except (ValueError, OSError) as error:
         raise BadInput(
             f"--model {path} is no whole bundle of TensorFlow Lite; export it again"
         ) from error
 
 
-def _rest(url):
+def _rest(url, signature_name):
     import base64
 
     import requests
@@ -140,11 +185,12 @@ def _rest(url):
 
     try:
         signatures = call("GET", f"{url}/metadata")["metadata"]["signature_def"]
-        signature = signatures["signature_def"]["serving_default"]
+        signatures = signatures["signature_def"]
     except (KeyError, TypeError) as error:
         raise BadInput(
             f"--model {url} is no model of TensorFlow Serving; mend the address"
         ) from error
+    signature = _choose(signatures, signature_name, url)
     (input_name,) = signature["inputs"]
 
     def encode(each):
@@ -152,27 +198,35 @@ def _rest(url):
             return {"b64": base64.b64encode(each).decode()}
         return each
 
+    def decode(value):
+        if isinstance(value, list):
+            return [decode(each) for each in value]
+        if isinstance(value, dict):  # Of an output whose name ends in `_bytes`.
+            return base64.b64decode(value["b64"])
+        return value.encode()
+
     def predict(inputs):
         outputs = call(
             "POST",
             f"{url}:predict",
-            json={"inputs": {input_name: [encode(each) for each in inputs]}},
+            json={
+                "signature_name": signature_name,
+                "inputs": {input_name: [encode(each) for each in inputs]},
+            },
         )["outputs"]
         if len(signature["outputs"]) == 1:  # The server drops the only name.
             outputs = {next(iter(signature["outputs"])): outputs}
         return {
-            name: np.array(
-                [[each.encode() for each in row] for row in value]
-                if signature["outputs"][name]["dtype"] == "DT_STRING"
-                else value
-            )
+            name: np.array(decode(value), object)
+            if signature["outputs"][name]["dtype"] == "DT_STRING"
+            else np.array(value)
             for name, value in outputs.items()
         }
 
     return predict
 
 
-def _grpc(where):
+def _grpc(where, signature):
     try:
         import grpc
         from tensorflow_serving.apis import (
@@ -224,10 +278,11 @@ def _grpc(where):
     )
     signatures = get_model_metadata_pb2.SignatureDefMap()
     metadata.metadata["signature_def"].Unpack(signatures)
-    (input_name,) = signatures.signature_def["serving_default"].inputs
+    (input_name,) = _choose(signatures.signature_def, signature, where).inputs
 
     def predict(inputs):
         request = predict_pb2.PredictRequest()
+        request.model_spec.signature_name = signature
         request.inputs[input_name].CopyFrom(tf.make_tensor_proto(inputs))
         outputs = call(service.Predict, request).outputs
         return {name: tf.make_ndarray(value) for name, value in outputs.items()}

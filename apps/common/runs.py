@@ -28,7 +28,7 @@ def finished(config, run: Path):
     Raises:
         BadInput: The directory holds a run with other settings.
     """
-    settings = dataclasses.asdict(config)
+    settings = json.loads(json.dumps(dataclasses.asdict(config)))
     if (run / "config.json").exists():
         recorded = json.loads((run / "config.json").read_text())
         changed = sorted(
@@ -52,7 +52,17 @@ def start(config, run: Path):
 
 def load_config(config_class, run: Path):
     """Reads back the configuration of a run."""
-    return config_class(**json.loads((run / "config.json").read_text()))
+    return make_config(config_class, json.loads((run / "config.json").read_text()))
+
+
+def make_config(config_class, settings):
+    """Makes a configuration from JSON, which has lists where it has tuples."""
+    return config_class(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
+    )
 
 
 def fit(
@@ -72,7 +82,7 @@ def fit(
     Args:
         model: A compiled Keras model.
         train_batches: Batches to learn from.
-        validation_batches: Batches that choose the best epoch.
+        validation_batches: Batches that choose the best epoch; None keeps the last.
         run: The run directory.
         phase: The phase's name; each has a backup of its own.
         monitor: The metric that chooses the best epoch. Defaults to `val_loss`.
@@ -87,6 +97,8 @@ def fit(
         return
     if done:
         options["initial_epoch"] = done
+    if validation_batches is None:
+        monitor, mode = "epoch", "max"
     row = best_epoch(run, monitor, mode)
     best = row and row[monitor]
     # In this order a kill between two of them loses nothing: an epoch is written down
@@ -132,6 +144,8 @@ def restore(model, folder: Path):
 def finish(run: Path, monitor="val_loss", mode="min"):
     """Marks the training as finished and says what it reached."""
     history = read_history(run)
+    if monitor not in history[-1]:  # Without validation the last epoch is kept.
+        monitor, mode = "epoch", "max"
     best = best_epoch(run, monitor, mode)
     result = {
         "best_epoch": int(best["epoch"]) + 1,
@@ -149,6 +163,20 @@ def summary(run: Path):
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def require_finished(run: Path):
+    """Checks that a run can be exported.
+
+    Raises:
+        BadInput: It holds no trained model, or its training has not come to its end.
+    """
+    if not (run / "model.keras").exists():
+        raise BadInput(f"--run {run} holds no trained model; run train first")
+    if not summary(run):
+        raise BadInput(
+            f"--run {run} is not finished; give its train command again first"
+        )
+
+
 def read_history(run: Path):
     """Returns one dictionary of numbers per epoch, the first epoch first."""
     path = run / "history.csv"
@@ -156,7 +184,8 @@ def read_history(run: Path):
         return []
     with path.open() as file:
         rows = [
-            {name: float(value) for name, value in row.items()}
+            # Without validation there are columns for it that hold NA.
+            {name: float(value) for name, value in row.items() if value != "NA"}
             for row in csv.DictReader(file)
         ]
     # An epoch that was written down but interrupted before its backup was run again.
@@ -198,7 +227,7 @@ class BestModel(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves the model if it is the best so far."""
-        value = logs[self.monitor]
+        value = {"epoch": epoch, **logs}[self.monitor]
         if self.best is None or self.sign * value > self.sign * self.best:
             self.best = value
             unfinished = self.path.with_name("unfinished.keras")

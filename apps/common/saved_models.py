@@ -10,6 +10,7 @@ Everything is made and checked in a staging directory first, so that what does n
 its promises is never published.
 """
 
+import dataclasses
 import json
 import os
 import platform
@@ -30,6 +31,8 @@ from ai_edge_litert import schema_py_generated as schema
 from apps.common import runs
 from apps.common.errors import BadInput, ExportRefused
 
+# TensorFlow Lite models, the leanest last.
+VARIANTS = ("float32", "dynamic_range", "int8")
 # Operations that the stock model server does not run.
 UNSERVABLE_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"}
 
@@ -108,11 +111,11 @@ def fold_batch_normalization(model):
     return folded
 
 
-def save(model, signatures, path: Path):
+def save(variables, signatures, path: Path):
     """Writes a SavedModel and checks that a stock server can run it.
 
     Args:
-        model: The Keras model whose variables the signatures use.
+        variables: The Keras variables that the signatures use.
         signatures: `tf.function`s with an `input_signature`, by name.
         path: The directory to write.
 
@@ -121,7 +124,7 @@ def save(model, signatures, path: Path):
     """
     # Only the variables are saved; a Keras model would bring copies of its graph along.
     root = tf.Module()
-    root.model_variables = [variable.value for variable in model.variables]
+    root.model_variables = [variable.value for variable in variables]
     tf.saved_model.save(root, str(path), signatures=signatures)
     unservable = operations(path) & UNSERVABLE_OPERATIONS
     if unservable:
@@ -183,11 +186,11 @@ def write_warm_up(saved_model: Path, model_name, requests):
             writer.write(log.SerializeToString())
 
 
-def convert(model, signature, path: Path, variant, examples=None):
+def convert(variables, signature, path: Path, variant, examples=None):
     """Writes a `.tflite` file that runs with TensorFlow Lite's own operations.
 
     Args:
-        model: The Keras model whose variables the signature uses.
+        variables: The Keras variables that the signature uses.
         signature: A `tf.function` whose `input_signature` has static shapes.
         path: The file to write.
         variant: `float32`, `dynamic_range` (8-bit weights) or `int8` (8-bit weights and
@@ -201,7 +204,7 @@ def convert(model, signature, path: Path, variant, examples=None):
         ExportRefused: The graph needs operations that no Lite interpreter has.
     """
     with tempfile.TemporaryDirectory() as folder:
-        save(model, {"serving_default": signature}, Path(folder))
+        save(variables, {"serving_default": signature}, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         # Otherwise the converter falls back to operations that need a delegate, which
         # no interpreter package brings along, and reports success.
@@ -247,6 +250,118 @@ def lite_operations(content):
         for graph in map(model.Subgraphs, range(model.SubgraphsLength()))
         for i in range(graph.OperatorsLength())
     )
+
+
+def measure_engines(
+    run: Path, saved_model: Path, bundle: Path, variants, load, measure, raw_input
+):
+    """Measures the trained model, the exported one and each variant for devices.
+
+    Args:
+        run: The run directory.
+        saved_model: The exported SavedModel.
+        bundle: The directory of the `.tflite` files.
+        variants: Their names, without the suffix.
+        load: A function from where a model is to its predictor.
+        measure: A function of a predictor and a reference, None at first, to a
+            dictionary of measurements and the reference for the next predictor.
+        raw_input: One input, to measure the latency by.
+
+    Returns:
+        One row of measurements per engine.
+    """
+    engines = {
+        "trained model": (run, run / "model.keras"),
+        "SavedModel": (saved_model, saved_model),
+        **{variant: (bundle / f"{variant}.tflite",) * 2 for variant in variants},
+    }
+    rows, reference = [], None
+    for name, (where, files) in engines.items():
+        predictor = load(str(where))
+        measurements, reference = measure(predictor, reference)
+        rows.append(
+            {
+                "engine": name,
+                **measurements,
+                "size_MB": size_mb(files),
+                "latency_ms": latency_ms(predictor, raw_input),
+            }
+        )
+        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
+    return rows
+
+
+def check(engines, difference, bounds):
+    """Holds the exact engines to their promises.
+
+    Args:
+        engines: From `measure_engines`.
+        difference: The measurement that is bounded.
+        bounds: The largest value of each engine that is exact.
+
+    Raises:
+        ExportRefused: One of them answers differently from the trained model.
+    """
+    for row in engines:
+        bound = bounds.get(row["engine"])
+        # Written so that NaN fails too.
+        if bound is not None and not row[difference] <= bound:
+            raise ExportRefused(
+                f"the {row['engine']} model differs from the trained one: "
+                f"{difference.replace('_', ' ')} {row[difference]}, more than {bound}; "
+                "nothing was published"
+            )
+
+
+def accurate(engines, variants, metric, loss):
+    """Returns the variants that lose at most `loss` against the SavedModel."""
+    values = {row["engine"]: row[metric] for row in engines}
+    return [
+        variant
+        for variant in variants
+        if values[variant] >= values["SavedModel"] - loss
+    ]
+
+
+def recommend(bundle: Path, engines, variants, metric, loss):
+    """Names the leanest accurate variant `model.tflite`, drops those that fell short.
+
+    `int8` needs whole numbers only and runs on every accelerator; `dynamic_range` is as
+    small but computes in floats.
+
+    Args:
+        bundle: The directory of the `.tflite` files.
+        engines: From `measure_engines`.
+        variants: The variants in it.
+        metric: The measurement that tells their quality.
+        loss: How much of it a variant may lose against the SavedModel.
+
+    Returns:
+        The recommended variant.
+
+    Raises:
+        ExportRefused: No variant is good enough.
+    """
+    good = accurate(engines, variants, metric, loss)
+    if not good:
+        raise ExportRefused(
+            f"none of {', '.join(variants)} comes within {loss} of the SavedModel's "
+            f"{metric.replace('_', ' ')}; add --variants float32"
+        )
+    best = max(good, key=VARIANTS.index)
+    for variant in variants:
+        file = bundle / f"{variant}.tflite"
+        if variant == best:
+            file.rename(bundle / "model.tflite")
+        elif variant not in good:
+            file.unlink()
+    return best
+
+
+def card_config(config):
+    """Returns the settings for a card, without the folders of this machine."""
+    weights = config.weights and Path(config.weights).name
+    return {**dataclasses.asdict(config), "weights": weights}
 
 
 def latency_ms(predictor, raw_input, repetitions=30):

@@ -185,15 +185,7 @@ def build_augmentation(config):
             )
         )
     if config.color:
-        changes.append(
-            keras.layers.RandomColorJitter(
-                value_range=(0, 255),
-                brightness_factor=config.color,
-                contrast_factor=config.color,
-                saturation_factor=config.color,
-                **common,
-            )
-        )
+        changes.append(images.color_jitter(config.color, config.seed))
     return keras.Sequential([keras.Input((size, size, 3), dtype="float32"), *changes])
 
 

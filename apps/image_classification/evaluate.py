@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from apps.common import pictures
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, load_predictor
+from apps.common.predictors import in_batches, load_predictor, training_config
+from apps.image_classification.config import Config
 from apps.image_classification.data import load_split
-from apps.image_classification.model import load_classifier, training_config
+from apps.image_classification.model import load_classifier
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def evaluate(model, data=None, split="test", json=False, pictures_folder=None):
         BadInput: The model or the data cannot be used, or they do not fit.
     """
     predictor = load_predictor(model, load_classifier)
-    config = training_config(model, data)
+    config = training_config(Config, model, data)
     data = data or config.data
     examples, class_names = load_split(
         data,

@@ -1,14 +1,12 @@
 """Exports a trained classifier for TensorFlow Serving and for devices."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from apps.common import runs, saved_models
-from apps.common.errors import BadInput, ExportRefused
 from apps.common.predictors import load_predictor
 from apps.image_classification import edge
 from apps.image_classification.config import Config
@@ -16,7 +14,6 @@ from apps.image_classification.data import load_examples
 from apps.image_classification.evaluate import score
 from apps.image_classification.model import Classifier, load_classifier
 
-VARIANTS = ("float32", "dynamic_range", "int8")
 REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2", "pillow>=11")
 CALIBRATION_IMAGES = 200
 
@@ -26,7 +23,7 @@ FLOAT32_DIFFERENCE = 1e-3
 QUANTIZED_ACCURACY_LOSS = 0.01
 
 
-def export(run: Path, to: Path, variants=VARIANTS):
+def export(run: Path, to: Path, variants=saved_models.VARIANTS):
     """Publishes a run as the next version of a served model, with an edge bundle.
 
     Everything is scored on the test split first. A SavedModel or float32 model that
@@ -47,12 +44,7 @@ def export(run: Path, to: Path, variants=VARIANTS):
         BadInput: The run holds no trained model.
         ExportRefused: The exported model does not do what the trained one does.
     """
-    if not (run / "model.keras").exists():
-        raise BadInput(f"--run {run} holds no trained model; run train first")
-    if not runs.summary(run):
-        raise BadInput(
-            f"--run {run} is not finished; give its train command again first"
-        )
+    runs.require_finished(run)
     variants = list(dict.fromkeys(variants))
     config = runs.load_config(Config, run)
     trained = load_classifier(run)
@@ -69,7 +61,7 @@ def export(run: Path, to: Path, variants=VARIANTS):
         size = classifier.model.input_shape[1]
         grey = tf.fill([size, size, 3], tf.constant(128, tf.uint8))
         saved_models.save(
-            classifier.model,
+            classifier.model.variables,
             {
                 "serving_default": classifier.serving_default,
                 "tensors": classifier.tensors,
@@ -92,21 +84,25 @@ def export(run: Path, to: Path, variants=VARIANTS):
         )
         operations = make_bundle(classifier, stage / "edge", variants, splits["train"])
 
-        engines = score_engines(
-            {
-                "trained model": (run, run / "model.keras"),
-                "SavedModel": (saved_model, saved_model),
-                **{
-                    variant: (stage / "edge" / f"{variant}.tflite",) * 2
-                    for variant in variants
-                },
-            },
-            splits["test"],
-            class_names,
+        engines = saved_models.measure_engines(
+            run,
+            saved_model,
+            stage / "edge",
+            variants,
+            lambda where: load_predictor(where, load_classifier),
+            lambda predictor, reference: measure(
+                predictor, splits["test"], class_names, reference
+            ),
+            splits["test"].image_bytes(0),
         )
-        check(engines)
-        recommended = choose(engines, variants)
-        keep(stage / "edge", engines, variants, recommended)
+        saved_models.check(
+            engines,
+            "largest_score_difference",
+            {"SavedModel": SAVED_MODEL_DIFFERENCE, "float32": FLOAT32_DIFFERENCE},
+        )
+        recommended = saved_models.recommend(
+            stage / "edge", engines, variants, "accuracy", QUANTIZED_ACCURACY_LOSS
+        )
         saved_models.write_card(
             stage,
             {
@@ -138,7 +134,7 @@ def export(run: Path, to: Path, variants=VARIANTS):
                     ),
                 },
                 "classes": class_names,
-                "config": {**asdict(config), "weights": weights_name(config)},
+                "config": saved_models.card_config(config),
             },
         )
         saved_models.publish(stage, to, version)
@@ -169,7 +165,7 @@ def make_bundle(classifier, folder: Path, variants, train_examples):
     shutil.copyfile(edge.__file__, folder / "run.py")
     return {
         variant: saved_models.convert(
-            classifier.model,
+            classifier.model.variables,
             signature,
             folder / f"{variant}.tflite",
             variant,
@@ -179,92 +175,22 @@ def make_bundle(classifier, folder: Path, variants, train_examples):
     }
 
 
-def score_engines(engines, examples, class_names):
-    """Scores every engine on the same examples.
+def measure(predictor, examples, class_names, reference):
+    """Returns the measurements of one engine, and what the others are compared with.
 
     Args:
-        engines: By name: where the model is, and the file or directory it consists of.
-            The first one is what the others are compared with.
+        predictor: The engine.
         examples: The test images.
         class_names: What their labels stand for.
-
-    Returns:
-        One row of measurements per engine.
+        reference: The `Scores` of the trained model, or None for that one itself.
     """
-    rows, reference = [], None
-    for name, (where, files) in engines.items():
-        predictor = load_predictor(str(where), load_classifier)
-        result = score(predictor, examples, class_names)
-        reference = result if reference is None else reference
-        rows.append(
-            {
-                "engine": name,
-                "accuracy": round(result.accuracy, 4),
-                "largest_score_difference": float(
-                    f"{np.abs(result.scores - reference.scores).max():.2g}"
-                ),
-                "size_MB": saved_models.size_mb(files),
-                "latency_ms": saved_models.latency_ms(
-                    predictor, examples.image_bytes(0)
-                ),
-            }
-        )
-        print(f"{name}: accuracy {rows[-1]['accuracy']}")
-    return rows
-
-
-def check(engines):
-    """Holds the exact engines to their promises.
-
-    Raises:
-        ExportRefused: One of them answers differently from the trained model.
-    """
-    bounds = {"SavedModel": SAVED_MODEL_DIFFERENCE, "float32": FLOAT32_DIFFERENCE}
-    for row in engines:
-        bound = bounds.get(row["engine"])
-        # Written so that NaN fails too.
-        if bound and not row["largest_score_difference"] <= bound:
-            raise ExportRefused(
-                f"the {row['engine']} model's scores differ from the trained model's "
-                f"by {row['largest_score_difference']}, more than {bound}; nothing was "
-                "published"
-            )
-
-
-def choose(engines, variants):
-    """Returns the leanest variant that is as accurate as the SavedModel.
-
-    `int8` needs whole numbers only and runs on every accelerator; `dynamic_range` is as
-    small but computes in floats.
-
-    Raises:
-        ExportRefused: No variant is.
-    """
-    good = accurate(engines, variants)
-    if not good:
-        raise ExportRefused(
-            f"none of {', '.join(variants)} comes within a point of the SavedModel's "
-            "accuracy; add --variants float32"
-        )
-    return max(good, key=VARIANTS.index)
-
-
-def accurate(engines, variants):
-    """Returns the variants that lose at most a point against the SavedModel."""
-    accuracy = {row["engine"]: row["accuracy"] for row in engines}
-    least = accuracy["SavedModel"] - QUANTIZED_ACCURACY_LOSS
-    return [variant for variant in variants if accuracy[variant] >= least]
-
-
-def keep(folder: Path, engines, variants, recommended):
-    """Names the recommended variant `model.tflite` and drops those that fell short."""
-    good = accurate(engines, variants)
-    for variant in variants:
-        file = folder / f"{variant}.tflite"
-        if variant == recommended:
-            file.rename(folder / "model.tflite")
-        elif variant not in good:
-            file.unlink()
+    result = score(predictor, examples, class_names)
+    reference = reference or result
+    difference = np.abs(result.scores - reference.scores).max()
+    return {
+        "accuracy": round(result.accuracy, 4),
+        "largest_score_difference": float(f"{difference:.2g}"),
+    }, reference
 
 
 def training_facts(run, config, splits):
@@ -277,8 +203,3 @@ def training_facts(run, config, splits):
         f"validation accuracy {summary['val_accuracy']:.4f}; "
         f"{summary['minutes']} minutes."
     )
-
-
-def weights_name(config):
-    """Returns what the training started from, without the folders of this machine."""
-    return config.weights and Path(config.weights).name

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from apps.common import images, pictures
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, load_predictor
+from apps.common.predictors import in_batches, load_predictor, training_config
+from apps.image_classification.config import Config
 from apps.image_classification.data import load_split
 from apps.image_classification.grad_cam import grad_cam
-from apps.image_classification.model import load_classifier, training_config
+from apps.image_classification.model import load_classifier
 
 
 def predict(inputs, model, top=3, explain=False, picture=None):
@@ -62,7 +63,7 @@ def predict(inputs, model, top=3, explain=False, picture=None):
 
 def some_test_images(model, number=12):
     """Returns the names and bytes of a few images that the model was not trained on."""
-    config = training_config(model)
+    config = training_config(Config, model)
     examples, _ = load_split(
         config.data, "test", config.validation_fraction, config.seed
     )

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from apps.common import pictures, runs
+from apps.common import backbones, pictures, runs, schedules
 from apps.image_classification.data import load_examples, make_batches
-from apps.image_classification.model import build_model, set_trainable
+from apps.image_classification.model import build_model
 
 
 def train(config, run: Path):
@@ -52,7 +52,7 @@ def train(config, run: Path):
     # Phase 1: the backbone is frozen, the head learns to read its features.
     head_epochs = config.head_epochs if config.weights else 0
     if head_epochs:
-        set_trainable(model, share=0)
+        backbones.set_trainable(model.get_layer("backbone"), share=0)
         compile_model(model, config, config.head_learning_rate)
         runs.fit(
             model,
@@ -67,14 +67,9 @@ def train(config, run: Path):
 
     # Phase 2: the backbone learns too, slowly, so that it keeps what it knows.
     if config.weights:
-        set_trainable(model, config.fine_tune)
-    steps = len(batches) * config.epochs
-    warmup_steps = max(1, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=config.learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=max(1, steps - warmup_steps),
+        backbones.set_trainable(model.get_layer("backbone"), config.fine_tune)
+    schedule = schedules.warm_up_and_decay(
+        config.learning_rate, steps=len(batches) * config.epochs
     )
     compile_model(model, config, schedule)
     runs.fit(

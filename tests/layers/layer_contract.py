@@ -70,12 +70,14 @@ def check_layer(
         lambda inputs: {"outputs": model(inputs)},
         input_signature=[tf.TensorSpec(input_shape, name="inputs")],
     )
-    saved_models.save(model, {"serving_default": signature}, tmp_path / "1")
+    saved_models.save(model.variables, {"serving_default": signature}, tmp_path / "1")
     served = tf.saved_model.load(tmp_path / "1").signatures["serving_default"]
     np.testing.assert_allclose(
         served(inputs=tf.constant(inputs))["outputs"], expected, rtol=1e-5, atol=1e-5
     )
-    saved_models.convert(model, signature, tmp_path / "model.tflite", "float32")
+    saved_models.convert(
+        model.variables, signature, tmp_path / "model.tflite", "float32"
+    )
     lite = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
     np.testing.assert_allclose(
         lite(inputs=inputs)["outputs"], expected, rtol=1e-4, atol=1e-4

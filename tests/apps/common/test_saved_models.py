@@ -53,7 +53,9 @@ def test_a_graph_that_calls_python_is_refused(model, tmp_path):
         lambda numbers: {"y": tf.numpy_function(np.sin, [model(numbers)], tf.float32)}
     )
     with pytest.raises(ExportRefused, match="PyFunc"):
-        saved_models.save(model, {"serving_default": calls_python}, tmp_path / "1")
+        saved_models.save(
+            model.variables, {"serving_default": calls_python}, tmp_path / "1"
+        )
 
 
 @pytest.mark.parametrize("variant", ["float32", "dynamic_range", "int8"])
@@ -66,7 +68,7 @@ def test_conversion_keeps_what_the_model_computes(model, tmp_path, variant):
     ]
     path = tmp_path / "model.tflite"
     counts = saved_models.convert(
-        model,
+        model.variables,
         signature(lambda numbers: {"y": model(numbers)}),
         path,
         variant,
@@ -87,7 +89,7 @@ def test_what_lite_cannot_express_is_refused(model, tmp_path):
     complicated = signature(lambda numbers: {"y": tf.linalg.expm(tf.eye(4) * numbers)})
     path = tmp_path / "model.tflite"
     with pytest.raises(ExportRefused, match="TensorFlow Lite cannot express"):
-        saved_models.convert(model, complicated, path, "float32")
+        saved_models.convert(model.variables, complicated, path, "float32")
     assert not path.exists()
 
 
@@ -163,3 +165,52 @@ def test_latency_counts_milliseconds(monkeypatch):
     now = iter(np.arange(0, 100, 0.25))
     monkeypatch.setattr(saved_models.time, "perf_counter", lambda: next(now))
     assert saved_models.latency_ms(lambda inputs: None, b"") == 250.0
+
+
+def rows(**accuracies):
+    return [
+        {"engine": name, "accuracy": accuracy, "difference": 0.0}
+        for name, accuracy in {"SavedModel": 0.9, **accuracies}.items()
+    ]
+
+
+@pytest.mark.parametrize("difference", [0.01, np.nan])
+@pytest.mark.parametrize("engine", [0, 1])
+def test_exact_engines_must_be_exact(difference, engine):
+    bounds = {"SavedModel": 1e-4, "float32": 1e-3}
+    engines = rows(float32=0.9)
+    saved_models.check(engines, "difference", bounds)
+    engines[engine]["difference"] = difference
+    with pytest.raises(ExportRefused, match="nothing was published"):
+        saved_models.check(engines, "difference", bounds)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "left"),
+    [
+        (
+            {"float32": 0.9, "dynamic_range": 0.9, "int8": 0.891},
+            {"float32", "dynamic_range", "model: int8"},
+        ),
+        (
+            {"float32": 0.9, "dynamic_range": 0.893, "int8": 0.7},
+            {"float32", "model: dynamic_range"},
+        ),
+        ({"int8": 0.895}, {"model: int8"}),
+    ],
+)
+def test_the_leanest_accurate_variant_is_recommended(accuracies, left, tmp_path):
+    for variant in accuracies:
+        (tmp_path / f"{variant}.tflite").write_text(variant)
+    saved_models.recommend(tmp_path, rows(**accuracies), accuracies, "accuracy", 0.01)
+    names = set()
+    for path in tmp_path.iterdir():
+        content = path.read_text()
+        names.add(content if path.stem == content else f"{path.stem}: {content}")
+    assert names == left
+
+
+def test_no_accurate_variant_stops_the_export(tmp_path):
+    (tmp_path / "int8.tflite").touch()
+    with pytest.raises(ExportRefused, match="none of int8 comes within 0.01"):
+        saved_models.recommend(tmp_path, rows(int8=0.8), ["int8"], "accuracy", 0.01)

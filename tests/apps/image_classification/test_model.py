@@ -4,13 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+from apps.common import backbones
 from apps.image_classification.config import Config, digits
 from apps.image_classification.data import load_examples, make_batches
 from apps.image_classification.grad_cam import grad_cam
 from apps.image_classification.model import (
     build_model,
     load_classifier,
-    set_trainable,
 )
 from apps.image_classification.train import balanced_weights, compile_model, train
 
@@ -63,18 +63,18 @@ def trainable_layers(model):
 
 def test_the_two_phases_train_what_they_should():
     model = build_model(4, 32, "MobileNetV2", "block_2_add", weights=None)
-    set_trainable(model, share=0)
+    backbones.set_trainable(model.get_layer("backbone"), share=0)
     assert trainable_layers(model) == []
-    set_trainable(model, share=0.1)
+    backbones.set_trainable(model.get_layer("backbone"), share=0.1)
     assert trainable_layers(model) == ["block_2_project"]
-    set_trainable(model, share=1)
+    backbones.set_trainable(model.get_layer("backbone"), share=1)
     assert trainable_layers(model)[0] == "Conv1"
     assert not [name for name in trainable_layers(model) if "BN" in name]
 
 
 def test_fine_tuning_keeps_the_statistics_of_batch_normalization():
     model = build_model(10, 32, "MobileNetV2", "block_2_add", weights=None)
-    set_trainable(model, share=1)
+    backbones.set_trainable(model.get_layer("backbone"), share=1)
     config = Config(data="digits", image_size=32, batch_size=16)
     compile_model(model, config, 1e-2)
     splits, _ = load_examples("digits", 0.1, 0)

@@ -1,0 +1,1 @@
+"""Semantic segmentation, refined by a fully connected CRF."""

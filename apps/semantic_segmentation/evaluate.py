@@ -1,0 +1,207 @@
+"""Scores a model, whatever it is, on images it has not seen."""
+
+import json as json_module
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from apps.common import pictures
+from apps.common.errors import BadInput
+from apps.common.predictors import in_batches, load_predictor, training_config
+from apps.semantic_segmentation.config import Config, class_color, class_name
+from apps.semantic_segmentation.data import VOID, decode_mask, load_split
+from apps.semantic_segmentation.metrics import Agreement
+from apps.semantic_segmentation.model import load_segmenter
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model answered, and how well that agrees with the right masks.
+
+    Attributes:
+        answers: A PNG file of class numbers for each image.
+        agreement: Of all images together.
+        image_iou: Mean IoU of each image alone, over the classes it shows.
+        seconds: Time to answer all images, reading them included.
+    """
+
+    answers: list[bytes]
+    agreement: Agreement
+    image_iou: np.ndarray
+    seconds: float
+
+
+def evaluate(
+    model, data=None, split="test", crf=False, json=False, pictures_folder=None
+):
+    """Prints mean IoU, pixel accuracy, boundary score, and the IoU of each class.
+
+    Draws the images on which the model does worst, and typical ones.
+
+    Args:
+        model: Where the model is, as `predictors.load_predictor` takes it.
+        data: As in `Config.data`. Defaults to what the model was trained on.
+        split: `train`, `validation`, `test` or `all`.
+        crf: Whether to score the model's masks refined by its CRF too.
+        json: Whether to print one JSON object as the last line.
+        pictures_folder: Where to draw. Defaults to `evaluation` in a run directory,
+            and to `runs/semantic_segmentation/evaluation` for other models.
+
+    Returns:
+        The metrics as plain numbers, by name.
+
+    Raises:
+        BadInput: The model or the data cannot be used, or they do not fit.
+    """
+    signatures = ("serving_default", "with_crf") if crf else ("serving_default",)
+    predictors = [load_model(model, signature) for signature in signatures]
+    config = training_config(Config, model, data)
+    if data and data != config.data:
+        config = Config(data, seed=config.seed)
+    examples, classes = load_split(config, split)
+    scores = [score(predictor, examples, classes) for predictor in predictors]
+    report = summarize(scores, classes)
+    print_report(report)
+
+    if pictures_folder is None:
+        is_run = (Path(model) / "model.keras").exists()
+        folder = Path(model) if is_run else Path("runs/semantic_segmentation")
+        pictures_folder = folder / "evaluation"
+    draw(scores, examples, classes, pictures_folder)
+    print(f"pictures: {pictures_folder}")
+    if json:
+        print(json_module.dumps(report, ensure_ascii=False))
+    return report
+
+
+def load_model(where, signature="serving_default"):
+    """Returns the predictor of any model, with or without its CRF."""
+    return load_predictor(
+        where, lambda run: load_segmenter(run).predictor(signature), signature
+    )
+
+
+def score(predictor, examples, classes):
+    """Asks the model about every image.
+
+    Args:
+        predictor: A function from encoded images to `mask_bytes`, `classes` and
+            `shares`.
+        examples: `data.Examples`.
+        classes: The classes that the right masks have, as in `Config.classes`.
+
+    Raises:
+        BadInput: The model has other classes than the data.
+    """
+    predictor([examples.image_bytes(0)])  # The first call traces.
+    start = time.perf_counter()
+    encoded_images = map(examples.image_bytes, range(len(examples)))
+    answers = in_batches(
+        predictor, tqdm(encoded_images, total=len(examples), unit="image"), BATCH
+    )
+    seconds = time.perf_counter() - start
+
+    known = answers["classes"].shape[1]
+    if known != len(classes):
+        raise BadInput(
+            f"the data has {len(classes)} classes, but the model knows {known}; "
+            "evaluate on the classes it was trained on"
+        )
+    total = Agreement(len(classes), VOID)
+    image_iou = []
+    for i, answer in enumerate(answers["mask_bytes"]):
+        mask, answered = examples.mask(i), decode_mask(answer)
+        total.add(mask, answered)
+        alone = Agreement(len(classes), VOID)
+        alone.everywhere.update_state(mask, answered)
+        shown = np.unique(mask[mask != VOID])
+        image_iou.append(alone.class_iou[shown].mean() if len(shown) else 1.0)
+    return Scores(list(answers["mask_bytes"]), total, np.array(image_iou), seconds)
+
+
+def summarize(scores, classes):
+    """Returns the metrics as plain numbers, by name; those with CRF end in `_crf`.
+
+    Args:
+        scores: The `Scores` without the CRF, and optionally those with it.
+        classes: The classes, as in `Config.classes`.
+    """
+    plain = scores[0]
+    counts = plain.agreement.everywhere.total_cm.numpy().sum(axis=1)
+    report = {
+        **plain.agreement.summary(),
+        "examples": len(plain.answers),
+        "seconds": round(plain.seconds, 2),
+        "classes": {
+            class_name(line): {
+                "iou": float(iou) if np.isfinite(iou) else None,
+                "share": float(count / counts.sum()),
+            }
+            for line, iou, count in zip(
+                classes, plain.agreement.class_iou, counts, strict=True
+            )
+        },
+    }
+    if len(scores) > 1:
+        refined = scores[1]
+        for name, value in refined.agreement.summary().items():
+            report[f"{name}_crf"] = value
+        extra = (refined.seconds - plain.seconds) / len(plain.answers)
+        report["crf_milliseconds"] = round(1000 * extra, 1)
+        for line, iou in zip(classes, refined.agreement.class_iou, strict=True):
+            row = report["classes"][class_name(line)]
+            row["iou_crf"] = float(iou) if np.isfinite(iou) else None
+    return report
+
+
+def print_report(report):
+    """Prints the metrics as tables."""
+    columns = ["iou", "iou_crf"] if "mean_iou_crf" in report else ["iou"]
+    width = max(len(name) for name in ["class", *report["classes"]])
+    heads = {"iou": "IoU", "iou_crf": "with CRF"}
+    print(
+        f"{'class':{width}}  " + "".join(f"{heads[c]:>9}" for c in columns) + "  share"
+    )
+    for name, row in report["classes"].items():
+        values = "".join(
+            f"{'–' if row[column] is None else format(row[column], '.3f'):>9}"
+            for column in columns
+        )
+        print(f"{name:{width}}  {values}  {row['share']:.4f}")
+    for name in ("mean_iou", "pixel_accuracy", "boundary_score"):
+        line = f"{name.replace('_', ' ').replace('iou', 'IoU'):15} {report[name]:.4f}"
+        if f"{name}_crf" in report:
+            line += f"  with CRF {report[f'{name}_crf']:.4f}"
+        print(line)
+    rate = 1000 * report["seconds"] / report["examples"]
+    line = f"{report['examples']} images, {rate:.0f} ms each"
+    if "crf_milliseconds" in report:
+        line += f"; the CRF takes {report['crf_milliseconds']:.0f} ms more"
+    print(line)
+
+
+def draw(scores, examples, classes, folder, number=4):
+    """Draws the worst and the typical images: photograph, right mask, answers."""
+    order = np.argsort(scores[0].image_iou)
+    middle = max(0, len(order) // 2 - number // 2)
+    chosen = {
+        "worst": order[:number],
+        "typical": order[middle : middle + number],
+    }
+    colors = pictures.class_colors([class_color(line) for line in classes])
+    titles = ["image", "right", "answer", "with CRF"][: 2 + len(scores)]
+    legend = list(zip(map(class_name, classes), colors, strict=True))
+    for name, indices in chosen.items():
+        rows = []
+        for i in indices:
+            image = examples.image_bytes(i)
+            masks = [examples.mask(i), *(decode_mask(s.answers[i]) for s in scores)]
+            drawn = [pictures.overlay(image, mask, colors) for mask in masks]
+            text = f"{examples.names[i]}\nIoU {scores[0].image_iou[i]:.2f}"
+            rows.append((text, [pictures.thumbnail(image), *drawn]))
+        pictures.draw_rows(rows, folder / f"{name}.png", titles, legend)
