@@ -6,11 +6,7 @@ Times are medians on this machine; the ratios are what carries over.
 """
 
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -22,20 +18,10 @@ import tensorflow as tf
 
 from apps.common import backbones, saved_models
 from apps.image_classification.model import Classifier, build_model
+from benchmarks.measure import bundle_start, median_seconds
 
 BATCH = 16
 EDGE = Path("saved_models/image_classification/edge")
-
-
-def median_seconds(function, repetitions=5):
-    """Returns the median duration of a call, after one to warm up."""
-    function()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def training_step(share, backbone_output="block_15_add", jit_compile=False):
@@ -64,27 +50,6 @@ def served_seconds(fold):
         return median_seconds(lambda: signature(images=images), 30)
 
 
-def edge_start():
-    """Returns seconds and megabytes of the released bundle, from start to answer."""
-    with tempfile.TemporaryDirectory() as folder:
-        photo = Path(folder, "photo.png")
-        pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), "uint8")
-        photo.write_bytes(tf.io.encode_png(pixels).numpy())
-        program = (
-            "import runpy, sys\n"
-            "sys.argv = sys.argv[1:]\n"
-            "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-            "status = open('/proc/self/status').read().split()\n"
-            "print(int(status[status.index('VmHWM:') + 1]) / 1024)\n"
-        )
-        line = [sys.executable, "-c", program, str(EDGE / "run.py"), str(photo)]
-        outputs = []
-        seconds = median_seconds(
-            lambda: outputs.append(subprocess.check_output(line, text=True))
-        )
-    return seconds, float(outputs[-1].splitlines()[-1])
-
-
 def main():
     """Prints the tables."""
     keras.utils.set_random_seed(0)
@@ -107,7 +72,7 @@ def main():
     ):
         print(f"  {name:40} {1000 * seconds:7.1f} ms  {seconds / reference:5.2f}")
 
-    seconds, megabytes = edge_start()
+    seconds, megabytes = bundle_start(EDGE)
     print("Edge bundle, from start to the answer for a 640×480 photograph")
     print(f"  {seconds:.2f} s, {megabytes:.0f} MB resident")
 

@@ -1,5 +1,7 @@
 """A fully connected conditional random field, solved by mean-field iterations."""
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,14 +11,14 @@ import tensorflow as tf
 class DenseCRF(keras.layers.Layer):
     """Refines class scores so that near pixels of like colour agree.
 
-    Every pixel is joined to every other one, with the strength
+    Every pixel is joined to every one, with the strength
 
         w1 exp(-|pi - pj|² / 2σα² - |Ii - Ij|² / 2σβ²) + w2 exp(-|pi - pj|² / 2σγ²)
 
     of positions p and colours I; each of the two kernels K is normalized to
     `D^-1/2 K D^-1/2`, D being the diagonal of its row sums. One mean-field iteration
-    computes marginals, sums those of all other pixels by these strengths, and adds the
-    sums to the scores. Two methods sum:
+    computes marginals, sums those of all pixels by these strengths, and adds the sums
+    to the scores. Two methods sum:
 
     - `lattice` reaches every pixel, by filtering in a permutohedral lattice in time
       proportional to the number of pixels. It consists of plain TensorFlow operations
@@ -95,7 +97,8 @@ class DenseCRF(keras.layers.Layer):
         self.method = method
         self.window = window
         self.stride = stride
-        for name in ["iterations", "position_sigma", "color_sigma", "smoothness_sigma", "window", "stride"]:
+        sigmas = ("position_sigma", "color_sigma", "smoothness_sigma")
+        for name in ("iterations", *sigmas, "window", "stride"):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
@@ -236,7 +239,7 @@ class DenseCRF(keras.layers.Layer):
             sums = tf.reduce_sum(kernel[..., None] * around, axis=3)
             sums = sums @ support
             if stride > 1:
-                sums = tf.image.resize(sums, tf.shape(images)[1:3])
+                sums = tf.cast(tf.image.resize(sums, tf.shape(images)[1:3]), dtype)
             return sums
 
         return messages
@@ -323,8 +326,8 @@ def permutohedral_lattice(features):
 
     Returns:
         With d features: the barycentric weights of each position in its simplex,
-        `(positions, d + 1)`; the vertices of that simplex, int `(positions, d + 1)`; and
-        the neighbours of each vertex before and after it along each direction, int
+        `(positions, d + 1)`; the vertices of that simplex, int `(positions, d + 1)`;
+        and the neighbours of each vertex before and after it along each direction, int
         `(d + 1, 2, vertices + 1)`. The last vertex stands for those that are missing;
         its values are always 0. Different images of a batch share no vertices.
     """
@@ -337,9 +340,8 @@ def permutohedral_lattice(features):
     # Into the plane of d + 1 coordinates whose sum is 0, in units of d + 1, scaled so
     # that one blur along all directions has the variance 1.
     basis = np.tril(np.ones((d, corners))) - np.diag(np.arange(1.0, corners), 1)[:d]
-    basis *= np.sqrt(2 / 3 / (np.arange(1, corners) * np.arange(2, corners + 1)))[
-        :, None
-    ]
+    lengths = np.arange(1, corners) * np.arange(2, corners + 1)
+    basis *= np.sqrt(2 / 3 / lengths)[:, None]
     plane = tf.matmul(tf.constant(basis.T, dtype), features, transpose_b=True)
     plane = tf.unstack(plane)  # One vector per coordinate; these are fast.
 
@@ -394,7 +396,8 @@ def permutohedral_lattice(features):
     names, vertex = tf.unique(tf.reshape(names, [-1]))
     vertices = tf.gather(tf.reshape(vertex, [-1, corners]), simplex)
 
-    # Neighbours are a step of -1 away in all coordinates but one, which makes up for it.
+    # Neighbours are a step of -1 away in all coordinates but one, which makes up for
+    # the others.
     order = tf.argsort(names)
     in_order = tf.gather(names, order)
     missing = tf.size(names)
@@ -463,7 +466,7 @@ def sparse_products(weights, vertices, size, parts=4):
     positions, corners = tf.unstack(tf.shape(weights))
     bounds = [positions * i // parts for i in range(parts + 1)]
     pieces = []
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in itertools.pairwise(bounds):
         rows = tf.repeat(tf.range(end - start), corners)
         columns = tf.reshape(vertices[start:end], [-1])
         matrix = {

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
-import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow.core.protobuf import saved_model_pb2
@@ -26,13 +25,25 @@ class ServedModel:
     def __init__(self, name, path):
         self.name = name
         self.loaded = tf.saved_model.load(str(path))
-        self.signature = self.loaded.signatures["serving_default"]
         content = saved_model_pb2.SavedModel.FromString(
             (path / "saved_model.pb").read_bytes()
         )
         self.signatures = get_model_metadata_pb2.SignatureDefMap(
             signature_def=content.meta_graphs[0].signature_def
         )
+
+    def call(self, signature_name, inputs):
+        signature = self.loaded.signatures[signature_name or "serving_default"]
+        return signature(**inputs)
+
+
+def to_json(value, binary):
+    """Writes bytes in base64 where the output's name ends in `_bytes`, else as text."""
+    if isinstance(value, list):
+        return [to_json(each, binary) for each in value]
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()} if binary else value.decode()
+    return value
 
 
 def rest_handler(model):
@@ -55,19 +66,17 @@ def rest_handler(model):
 
         def do_POST(self):
             length = int(self.headers["Content-Length"])
-            inputs = json.loads(self.rfile.read(length))["inputs"]
+            request = json.loads(self.rfile.read(length))
             inputs = {
                 name: tf.constant([base64.b64decode(each["b64"]) for each in value])
-                for name, value in inputs.items()
+                for name, value in request["inputs"].items()
             }
             try:
-                outputs = model.signature(**inputs)
+                outputs = model.call(request.get("signature_name"), inputs)
             except tf.errors.InvalidArgumentError as error:
                 return self.answer(400, {"error": error.message})
             outputs = {
-                name: np.char.decode(value.numpy().astype(bytes)).tolist()
-                if value.dtype == tf.string
-                else value.numpy().tolist()
+                name: to_json(value.numpy().tolist(), name.endswith("_bytes"))
                 for name, value in outputs.items()
             }
             if len(outputs) == 1:
@@ -101,7 +110,8 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer):
             for name, value in request.inputs.items()
         }
         response = predict_pb2.PredictResponse()
-        for name, value in self.model.signature(**inputs).items():
+        outputs = self.model.call(request.model_spec.signature_name, inputs)
+        for name, value in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response
 

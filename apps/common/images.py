@@ -73,21 +73,30 @@ def fit_image(image, height, width):
 
 
 def color_jitter(strength, seed):
-    """Returns a layer that changes brightness, contrast and saturation at random.
+    """Returns a model that changes brightness, contrast and saturation at random.
 
     Args:
         strength: 0 changes nothing; 1 changes contrast and saturation by up to all.
         seed: Fixes the changes.
     """
-    return keras.layers.RandomColorJitter(
-        value_range=(0, 255),
+    # Pixels stay float32, whatever the precision of the training. They are scaled since
+    # Keras clips saturation to the range of the pixels; beyond 1 it would give negative
+    # ones.
+    jitter = keras.layers.RandomColorJitter(
+        value_range=(0, 1),
         brightness_factor=strength / 4,  # More would turn dark pictures black.
         contrast_factor=strength,
         # To Keras 0 is grey, 0.5 leaves the colours alone and 1 is the strongest.
         saturation_factor=(0.5 - strength / 2, 0.5 + strength / 2),
         seed=seed,
-        # Pixels stay float32, whatever the precision of the training.
         dtype="float32",
+    )
+    return keras.Sequential(
+        [
+            keras.layers.Rescaling(1 / 255, dtype="float32"),
+            jitter,
+            keras.layers.Rescaling(255.0, dtype="float32"),
+        ]
     )
 
 

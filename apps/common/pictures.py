@@ -31,20 +31,25 @@ def class_colors(given):
 
 
 def draw_curves(history, path):
-    """Draws every metric of a training, with its validation value beside it.
+    """Draws every metric of a training, with its validation value if there is one.
 
     Args:
         history: One dictionary of numbers per epoch, as from `runs.read_history`.
         path: The PNG file to write.
     """
-    metrics = [name for name in history[0] if f"val_{name}" in history[0]]
+    metrics = [
+        name
+        for name in history[0]
+        if name not in ("epoch", "seconds") and not name.startswith("val_")
+    ]
     epochs = [row["epoch"] + 1 for row in history]
     figure, axes = plt.subplots(
         1, len(metrics), figsize=(5 * len(metrics), 4), squeeze=False
     )
     for axis, name in zip(axes[0], metrics, strict=True):
         for column, label in ((name, "training"), (f"val_{name}", "validation")):
-            axis.plot(epochs, [row[column] for row in history], ".-", label=label)
+            if column in history[0]:
+                axis.plot(epochs, [row[column] for row in history], ".-", label=label)
         axis.set(title=name, xlabel="epoch")
         axis.grid(alpha=0.3)
         axis.legend()

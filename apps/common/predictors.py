@@ -110,10 +110,11 @@ def in_batches(predictor, inputs, batch_size=32):
 
 
 def _choose(signatures, signature, where):
-    if signature not in signatures:
+    known = sorted(name for name in signatures if not name.startswith("__"))
+    if signature not in known:
         raise BadInput(
             f"--model {where} has no signature '{signature}', only "
-            f"{', '.join(sorted(signatures))}; export it with that one, or ask for less"
+            f"{', '.join(known)}; export it with that one, or ask for less"
         )
     return signatures[signature]
 

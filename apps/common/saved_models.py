@@ -111,13 +111,15 @@ def fold_batch_normalization(model):
     return folded
 
 
-def save(variables, signatures, path: Path):
+def save(variables, signatures, path: Path, half=False):
     """Writes a SavedModel and checks that a stock server can run it.
 
     Args:
         variables: The Keras variables that the signatures use.
         signatures: `tf.function`s with an `input_signature`, by name.
         path: The directory to write.
+        half: Whether to store the variables in half precision. The graph computes in
+            single precision all the same. A signature must not call another one then.
 
     Raises:
         ExportRefused: The graph holds operations that the server does not run.
@@ -125,6 +127,14 @@ def save(variables, signatures, path: Path):
     # Only the variables are saved; a Keras model would bring copies of its graph along.
     root = tf.Module()
     root.model_variables = [variable.value for variable in variables]
+    if half:
+        root.model_variables = [
+            tf.Variable(tf.cast(value, tf.float16)) for value in root.model_variables
+        ]
+        signatures = {
+            name: _from_half(signature, variables, root.model_variables)
+            for name, signature in signatures.items()
+        }
     tf.saved_model.save(root, str(path), signatures=signatures)
     unservable = operations(path) & UNSERVABLE_OPERATIONS
     if unservable:
@@ -132,6 +142,20 @@ def save(variables, signatures, path: Path):
             f"the graph contains {', '.join(sorted(unservable))}, which TensorFlow "
             "Serving cannot run; write that step with TensorFlow operations"
         )
+
+
+def _from_half(signature, variables, halves):
+    """Returns a signature that reads its variables from others of half precision."""
+
+    def call(*inputs):
+        values = [
+            (variable, tf.cast(half, variable.dtype))
+            for variable, half in zip(variables, halves, strict=True)
+        ]
+        with keras.StatelessScope(values):
+            return signature.python_function(*inputs)
+
+    return tf.function(call, input_signature=signature.input_signature)
 
 
 def operations(saved_model: Path):

@@ -1,4 +1,4 @@
-"""python -m apps.semantic_segmentation {train,evaluate,predict,export,search} --help."""
+"""python -m apps.semantic_segmentation {train,search,evaluate,predict,export}."""
 
 from pathlib import Path
 from typing import Literal

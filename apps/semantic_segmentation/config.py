@@ -162,8 +162,8 @@ def scenes():
     return Config(
         data="scenes",
         data_licence=(
-            "UCI Optical Recognition of Handwritten Digits, CC BY 4.0, on scikit-learn's "
-            "sample photographs, CC BY"
+            "UCI Optical Recognition of Handwritten Digits, CC BY 4.0, on "
+            "scikit-learn's sample photographs, CC BY"
         ),
         image_size=(64, 64),
         crop=(64, 64),

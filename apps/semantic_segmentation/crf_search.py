@@ -15,19 +15,26 @@ from apps.semantic_segmentation.metrics import Agreement
 from apps.semantic_segmentation.model import load_segmenter, make_crf
 
 COARSE = {
-    "appearance_weight": (2.0, 4.0, 6.0),
+    "appearance_weight": (1.0, 3.0, 5.0),
     "position_sigma": (30.0, 60.0, 90.0),
     "color_sigma": (4.0, 8.0, 12.0),
+    "smoothness_weight": (0.5, 3.0),
 }
-FINE = {"appearance_weight": 1.0, "position_sigma": 15.0, "color_sigma": 2.0}
+FINE = {
+    "appearance_weight": 2.0,
+    "position_sigma": 1.5,
+    "color_sigma": 1.5,
+    "smoothness_weight": 2.0,
+}
 
 
 def search(run: Path, most_images=24):
     """Finds the CRF that gives the best mean IoU on a run's validation images.
 
-    First a coarse grid, then a fine one around the best. The smoothness kernel and the
-    number of iterations stay as configured. The result is kept in the run as
-    `crf.json`, which evaluation and export read.
+    First a coarse grid; then, from the best of it, each parameter in turn is made
+    smaller and larger by a factor, as long as that helps. The reach of the smoothness
+    kernel and the number of iterations stay as configured. The result is kept in the
+    run as `crf.json`, which evaluation and export read.
 
     Args:
         run: A run directory whose training held out validation images.
@@ -62,23 +69,29 @@ def search(run: Path, most_images=24):
     without = agreement(batches, len(classes))
     print(f"without CRF: {describe(without)}")
 
-    results = {}
+    def score(values):
+        crf = make_crf(config, **dict(zip(COARSE, values, strict=True)))
+        refine = tf.function(lambda images, logits: crf([logits, images]))
+        return agreement(batches, len(classes), refine)
+
+    def mean_iou(values):
+        return results[values]["mean_iou"]
+
     grid = list(itertools.product(*COARSE.values()))
-    for stage in ("coarse", "fine"):
-        for values in tqdm([each for each in grid if each not in results], stage):
-            settings = dict(zip(COARSE, values, strict=True))
-            crf = make_crf(config, **settings)
-            refine = tf.function(lambda images, logits, crf=crf: crf([logits, images]))
-            results[values] = agreement(batches, len(classes), refine)
-        best = max(results, key=lambda values: results[values]["mean_iou"])
-        print(f"best, {stage}: {dict(zip(COARSE, best, strict=True))}")
-        print(f"  {describe(results[best])}")
-        around = [
-            [max(step / 2, value + k * step) for k in (-1, 0, 1)]
-            for value, step in zip(best, FINE.values(), strict=True)
-        ]
-        grid = list(itertools.product(*around))
-    settings = dict(zip(COARSE, best, strict=True))
+    results = {values: score(values) for values in tqdm(grid, "coarse")}
+    best, before = max(results, key=mean_iou), None
+    while best != before:
+        before = best
+        for i, factor in enumerate(tqdm(FINE.values(), "fine")):
+            for value in (best[i] / factor, best[i] * factor):
+                values = (*best[:i], value, *best[i + 1 :])
+                if values not in results:
+                    results[values] = score(values)
+            best = max(results, key=mean_iou)
+    print(f"with CRF: {describe(results[best])}")
+    settings = {
+        name: float(f"{value:.3g}") for name, value in zip(COARSE, best, strict=True)
+    }
     runs.write_json(run / "crf.json", settings)
     return settings
 

@@ -2,7 +2,7 @@
 
 import json as json_module
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,11 @@ from tqdm import tqdm
 
 from apps.common import pictures
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, load_predictor, training_config
-from apps.semantic_segmentation.config import Config, class_color, class_name
+from apps.common.predictors import in_batches, training_config
+from apps.semantic_segmentation.config import CONFIGS, Config, class_color, class_name
 from apps.semantic_segmentation.data import VOID, decode_mask, load_split
 from apps.semantic_segmentation.metrics import Agreement
-from apps.semantic_segmentation.model import load_segmenter
-
-BATCH = 8
+from apps.semantic_segmentation.model import BATCH, load_model
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,12 @@ def evaluate(
     predictors = [load_model(model, signature) for signature in signatures]
     config = training_config(Config, model, data)
     if data and data != config.data:
-        config = Config(data, seed=config.seed)
+        published = {preset().data: preset() for preset in CONFIGS.values()}
+        named = (Path(data) / "classes.txt").exists()
+        foreign = replace(
+            config, data=data, held_out=None, classes=() if named else config.classes
+        )
+        config = published.get(data, foreign)
     examples, classes = load_split(config, split)
     scores = [score(predictor, examples, classes) for predictor in predictors]
     report = summarize(scores, classes)
@@ -77,13 +80,6 @@ def evaluate(
     if json:
         print(json_module.dumps(report, ensure_ascii=False))
     return report
-
-
-def load_model(where, signature="serving_default"):
-    """Returns the predictor of any model, with or without its CRF."""
-    return load_predictor(
-        where, lambda run: load_segmenter(run).predictor(signature), signature
-    )
 
 
 def score(predictor, examples, classes):

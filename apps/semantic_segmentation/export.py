@@ -11,8 +11,13 @@ from apps.common import pictures, runs, saved_models
 from apps.semantic_segmentation import edge
 from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_examples
-from apps.semantic_segmentation.evaluate import load_model, score
-from apps.semantic_segmentation.model import Segmenter, load_segmenter, windowed
+from apps.semantic_segmentation.evaluate import score
+from apps.semantic_segmentation.model import (
+    Segmenter,
+    load_model,
+    load_segmenter,
+    windowed,
+)
 
 REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2", "pillow>=11")
 CALIBRATION_IMAGES = 100
@@ -129,7 +134,7 @@ def save(segmenter, path: Path, model_name, crf):
     if crf:
         signatures["with_crf"] = segmenter.with_crf
     variables = segmenter.network.variables + segmenter.crf.variables
-    saved_models.save(variables, signatures, path)
+    saved_models.save(variables, signatures, path, half=True)
     grey = tf.fill([*segmenter.image_size, 3], tf.constant(128, tf.uint8))
     encoded = {"image_bytes": tf.make_tensor_proto([tf.io.encode_jpeg(grey).numpy()])}
     shape = (1, *segmenter.image_size, 3)
@@ -240,8 +245,8 @@ def signature_facts(config, crf):
         "`shares` (at the place of each number: the name if the mask contains it, and "
         "its share of the pixels). "
         + ("`with_crf`: the same, refined by the CRF. " if crf else "")
-        + f"`tensors`: `images` (float32, {height}×{width} RGB from 0 to 255) → `scores` "
-        "(the probability of each class at each pixel)."
+        + f"`tensors`: `images` (float32, {height}×{width} RGB from 0 to 255) → "
+        "`scores` (the probability of each class at each pixel)."
     )
 
 

@@ -43,13 +43,14 @@ class Agreement:
         """Returns `mean_iou`, `pixel_accuracy` and `boundary_score`.
 
         The last is the mean IoU within 5 pixels of the boundaries between classes, as
-        in [Krähenbühl and Koltun, 2011](https://arxiv.org/abs/1210.5644), section 5.
+        in [Krähenbühl and Koltun, 2011](https://arxiv.org/abs/1210.5644), section 5;
+        it is 1 where there are no boundaries.
         """
-        counts = self.everywhere.total_cm.numpy()
+        counts, near = self.everywhere.total_cm.numpy(), self.boundaries
         return {
             "mean_iou": float(self.everywhere.result()),
             "pixel_accuracy": float(np.trace(counts) / counts.sum()),
-            "boundary_score": float(self.boundaries.result()),
+            "boundary_score": float(near.result()) if np.any(near.total_cm) else 1.0,
         }
 
 

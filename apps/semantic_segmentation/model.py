@@ -9,8 +9,10 @@ import tensorflow as tf
 
 import layers
 from apps.common import backbones, images, runs
+from apps.common.predictors import load_predictor
 from apps.semantic_segmentation.config import CRF_SETTINGS, Config, class_name
 
+BATCH = 8  # Images that a model is asked about at once.
 # Layers of each encoder whose features decoders read, by stride.
 FEATURES = {
     "MobileNetV2": {
@@ -249,10 +251,10 @@ class Segmenter:
         """Segments encoded images of any size, `(batch,)`.
 
         Returns:
-            `mask_bytes`, `(batch,)`: PNG files of class numbers, as large as the images.
-            `classes` and `shares`, both `(batch, classes)`: at the place of each
-            number, the name of the class if the mask contains it, otherwise nothing,
-            and its share of the pixels.
+            `mask_bytes`, `(batch,)`: PNG files of class numbers, as large as the
+            images. `classes` and `shares`, both `(batch, classes)`: at the place of
+            each number, the name of the class if the mask contains it, otherwise
+            nothing, and its share of the pixels.
         """
 
         def prepare(encoded):
@@ -324,6 +326,18 @@ def load_segmenter(run: Path):
         model.set_weights(trained.get_weights())
         keras.config.set_dtype_policy(keras_policy)
     return Segmenter(model, crf, config.image_size, classes)
+
+
+def load_model(where, signature="serving_default"):
+    """Returns the predictor of any model, with or without its CRF.
+
+    Args:
+        where: As `predictors.load_predictor` takes it.
+        signature: `serving_default` or `with_crf`.
+    """
+    return load_predictor(
+        where, lambda run: load_segmenter(run).predictor(signature), signature
+    )
 
 
 def windowed(crf):

@@ -9,7 +9,7 @@ from apps.common import images, pictures
 from apps.common.predictors import in_batches, training_config
 from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_split
-from apps.semantic_segmentation.evaluate import BATCH, load_model
+from apps.semantic_segmentation.model import BATCH, load_model
 
 
 def predict(inputs, model, crf=True, masks=None, picture=None):

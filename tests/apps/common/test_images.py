@@ -1,4 +1,5 @@
 import io
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from apps.common import images
 from apps.common.errors import BadInput
 from apps.image_classification import edge
+from apps.semantic_segmentation.edge import prepare
 from tests.conftest import picture
 
 RGB = np.asarray(picture((120, 90, 60), seed=0, size=(61, 45)))
@@ -68,6 +70,94 @@ def test_transparency_is_laid_on_white():
     clear = np.dstack([RGB, np.zeros_like(ALPHA)])
     decoded = images.decode_image(encode(Image.fromarray(clear), "PNG"))
     np.testing.assert_array_equal(decoded, np.full_like(RGB, 255))
+
+
+HEIGHT, WIDTH = 48, 64
+
+
+def round_half_up(fraction):
+    return max(1, int(fraction + Fraction(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (45, 61),
+        (90, 30),  # Portrait.
+        (5, 7),
+        (150, 211),
+        (500, 499),
+        (48, 64),
+        (24, 32),
+        (1, 200),
+        (200, 1),
+        (32, 51),  # 40.16 rows.
+        (96, 37),  # 18.5 columns.
+    ],
+)
+def test_images_are_fitted_alike_by_the_graph_pillow_and_the_device(rows, columns):
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, columns, 3), "uint8")
+    if Fraction(rows, columns) > Fraction(HEIGHT, WIDTH):
+        inner = HEIGHT, round_half_up(Fraction(columns * HEIGHT, rows))
+    else:
+        inner = round_half_up(Fraction(rows * WIDTH, columns)), WIDTH
+    channels = [
+        Image.fromarray(pixels[..., i].astype("float32")).resize(
+            inner[::-1], Image.Resampling.BILINEAR
+        )
+        for i in range(3)
+    ]
+    expected = np.full((HEIGHT, WIDTH, 3), 127.5, "float32")
+    expected[: inner[0], : inner[1]] = np.stack(channels, axis=-1)
+
+    fitted, size = tf.function(images.fit_image)(
+        tf.constant(pixels, tf.float32), HEIGHT, WIDTH
+    )
+    assert tuple(map(int, size)) == inner
+    np.testing.assert_allclose(fitted, expected, atol=0.01)
+    encoded = encode(Image.fromarray(pixels), "PNG")
+    on_device, size_there, whole = prepare(encoded, HEIGHT, WIDTH)
+    assert (tuple(size_there), tuple(whole)) == (inner, (rows, columns))
+    assert (on_device.shape, on_device.dtype) == ((1, HEIGHT, WIDTH, 3), "float32")
+    np.testing.assert_allclose(on_device[0], fitted, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ENCODED)
+def test_the_graph_and_the_device_fit_alike(kind):
+    decoded = images.decode_image(ENCODED[kind])
+    fitted, _ = images.fit_image(decoded, HEIGHT, WIDTH)
+    tolerance = 1.01 if "transparent" in kind or "cmyk" in kind else 0.01
+    on_device = prepare(ENCODED[kind], HEIGHT, WIDTH)[0][0]
+    np.testing.assert_allclose(fitted, on_device, atol=tolerance)
+
+
+def saturation(pixels):
+    highest, lowest = pixels.max(axis=-1), pixels.min(axis=-1)
+    return (highest - lowest) / np.maximum(highest, 1)
+
+
+COLORFUL = np.random.default_rng(2).choice([40.0, 120.0, 200.0], (64, 1, 1, 3))
+COLORFUL = np.broadcast_to(COLORFUL, (64, 8, 8, 3)).astype("float32")
+
+
+def test_color_jitter_of_no_strength_changes_nothing():
+    unchanged = images.color_jitter(0.0, seed=0)(COLORFUL, training=True)
+    np.testing.assert_allclose(unchanged, COLORFUL, atol=0.01)
+
+
+def test_color_jitter_keeps_colors_colorful_on_the_whole():
+    jittered = images.color_jitter(0.3, seed=0)(COLORFUL, training=True).numpy()
+    assert jittered.min() >= 0
+    assert jittered.max() <= 255
+    before, after = saturation(COLORFUL), saturation(jittered)
+    assert after.mean() == pytest.approx(before.mean(), rel=0.2)
+    # Some became paler, some stronger.
+    colorful = before > 0
+    changes = (after - before)[colorful]
+    assert changes.min() < -0.05
+    assert changes.max() > 0.05
+    brightness = jittered.mean(axis=(1, 2, 3)) / COLORFUL.mean(axis=(1, 2, 3))
+    assert brightness.std() > 0.03
 
 
 def test_reading_refuses_what_is_no_whole_image(tmp_path, monkeypatch):

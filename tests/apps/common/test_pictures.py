@@ -69,3 +69,69 @@ def test_curves_and_confusion_matrix(tmp_path):
         tmp_path / "confusion.png",
     )
     assert drawn(tmp_path / "confusion.png").std() > 10
+
+
+def test_curves_without_validation_are_drawn_too(tmp_path):
+    history = [{"epoch": i, "loss": 1 / (i + 1), "seconds": 2.0} for i in range(4)]
+    pictures.draw_curves(history, tmp_path / "curves.png")
+    assert drawn(tmp_path / "curves.png").std() > 10
+
+
+def test_classes_have_the_colors_that_were_given_and_others_of_their_own():
+    given = ["#ff8000", None, "#000001", *[None] * 15]
+    colors = pictures.class_colors(given)
+    assert (colors.shape, colors.dtype) == ((18, 3), "uint8")
+    assert colors[0].tolist() == [255, 128, 0]
+    assert colors[2].tolist() == [0, 0, 1]
+    assert len(np.unique(colors, axis=0)) == 18
+    # A class keeps its colour, whatever those of others are.
+    np.testing.assert_array_equal(pictures.class_colors([None, None])[1], colors[1])
+    assert pictures.class_colors([None] * 50).shape == (50, 3)
+
+
+def test_an_overlay_colors_the_classes_and_leaves_void():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), "uint8")
+    mask = np.zeros((20, 30), "uint8")
+    mask[:, 10:20] = 1
+    mask[:, 20:] = 255
+    colors = np.array([(255, 0, 0), (0, 0, 255)], "uint8")
+    laid = pictures.overlay(encode(image), mask, colors, opacity=0.75)
+    assert (laid.shape, laid.dtype) == (image.shape, "uint8")
+    expected = 0.25 * image + 0.75 * colors[np.minimum(mask, 1)]
+    np.testing.assert_allclose(laid[:, :20], expected[:, :20], atol=1)
+    np.testing.assert_array_equal(laid[:, 20:], image[:, 20:])
+
+
+def test_an_overlay_of_a_large_image_is_made_smaller_without_new_classes():
+    mask = np.zeros((400, 800), "uint8")
+    mask[:, 400:] = 2
+    black = encode(np.zeros((400, 800, 3), "uint8"))
+    colors = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], "uint8")
+    laid = pictures.overlay(black, mask, colors, opacity=1.0)
+    assert laid.shape == (160, 320, 3)
+    np.testing.assert_array_equal(
+        laid[:, :160], np.broadcast_to(colors[0], (160, 160, 3))
+    )
+    np.testing.assert_array_equal(
+        laid[:, 160:], np.broadcast_to(colors[2], (160, 160, 3))
+    )
+
+
+def test_rows_show_every_picture_and_the_legend(tmp_path):
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]
+    squares = [np.full((90, 90, 3), color, "uint8") for color in colors]
+    rows = [("one", squares[:2]), ("two", squares[2:])]
+    path = tmp_path / "deep/rows.png"
+    pictures.draw_rows(rows, path, ["left", "right"])
+    image = drawn(path)
+    for color in colors:
+        assert count(image, color) > 5000
+    violet = np.array([150, 20, 150], "uint8")
+    assert count(image, violet) == 0
+    pictures.draw_rows(rows, path, ["left", "right"], [("violet", violet)])
+    assert count(drawn(path), violet) > 100
+
+
+def test_rows_of_nothing_are_drawn_too(tmp_path):
+    pictures.draw_rows([], tmp_path / "none.png", ["left", "right"])
+    assert (tmp_path / "none.png").exists()

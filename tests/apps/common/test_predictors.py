@@ -39,6 +39,45 @@ def test_a_saved_model_a_rest_and_a_grpc_server_answer_alike(saved_model):
             check(predictors.load_predictor(address, load_run=None))
 
 
+@pytest.fixture(scope="module")
+def two_signatures(tmp_path_factory):
+    """Gives each byte string back, cut in two; by `backwards` the other way round."""
+    path = tmp_path_factory.mktemp("models") / "1"
+
+    def give_back(order):
+        def answer(raw_bytes):
+            ends = [tf.strings.substr(raw_bytes, 0, 1), raw_bytes][::order]
+            return {
+                "part_bytes": tf.stack(ends, axis=1),
+                "order": tf.fill([tf.size(raw_bytes)], order),
+            }
+
+        encoded = tf.TensorSpec([None], tf.string, name="raw_bytes")
+        return tf.function(answer, input_signature=[encoded])
+
+    signatures = {"serving_default": give_back(1), "backwards": give_back(-1)}
+    tf.saved_model.save(tf.Module(), str(path), signatures=signatures)
+    return path
+
+
+def test_another_signature_and_binary_outputs_are_answered_alike(two_signatures):
+    expected = np.array([[b"\xff", b"\xff\x00"], [b"a", b"abc"], [b"", b""]], object)
+    with serve("halves", two_signatures) as addresses:
+        for where in (str(two_signatures), *addresses):
+            for signature, order in (("serving_default", 1), ("backwards", -1)):
+                answers = predictors.load_predictor(where, None, signature)(RAW)
+                assert answers["order"].tolist() == [order] * 3
+                parts = answers["part_bytes"].tolist()
+                assert parts == expected[:, ::order].tolist()
+
+
+def test_an_unknown_signature_is_refused(two_signatures):
+    with serve("halves", two_signatures) as addresses:
+        for where in (str(two_signatures), *addresses):
+            with pytest.raises(BadInput, match="has no signature 'upwards', only back"):
+                predictors.load_predictor(where, None, "upwards")
+
+
 def test_a_run_is_loaded_by_its_application(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"")
     load_run = {tmp_path: "the predictor"}.get
@@ -54,6 +93,15 @@ def test_a_bundle_is_asked_through_its_own_program(tmp_path):
     for where in (tmp_path, tmp_path / "model.tflite"):
         predictor = predictors.load_predictor(str(where), load_run=None)
         assert predictor([b"x"]) == {"read": b"content", "inputs": [b"x"]}
+
+
+def test_a_bundle_is_handed_the_signature_unless_it_is_the_default(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"content")
+    (tmp_path / "run.py").write_text(
+        "def load_model(path, *signatures):\n    return signatures\n"
+    )
+    assert predictors.load_predictor(str(tmp_path), None) == ()
+    assert predictors.load_predictor(str(tmp_path), None, "other") == ("other",)
 
 
 def test_batches_are_joined_in_order():

@@ -15,6 +15,7 @@ class Config:
     seed: int = 0
     epochs: int = 3
     weights: str | None = None
+    sizes: tuple[int, ...] = (3, 4)
 
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
@@ -67,6 +68,41 @@ def test_a_run_is_reopened_only_with_the_same_settings(tmp_path):
     assert runs.load_config(Config, run) == Config()
     with pytest.raises(BadInput, match=r"another epochs, seed; pass --run"):
         runs.finished(Config(seed=1, epochs=4), run)
+
+
+def test_tuples_survive_a_round_trip(tmp_path):
+    for config in (Config(sizes=(7, 5, 6)), Config(sizes=())):
+        runs.start(config, tmp_path)
+        assert runs.load_config(Config, tmp_path) == config
+        assert runs.finished(config, tmp_path) is None
+    with pytest.raises(BadInput, match="another sizes"):
+        runs.finished(Config(sizes=(7, 5, 8)), tmp_path)
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path):
+    def losing(learning_rate):
+        """A model that becomes worse with every epoch."""
+        model = make_model()
+        model.compile(keras.optimizers.SGD(-learning_rate), "mse", metrics=["accuracy"])
+        return model
+
+    options = {"monitor": "val_accuracy", "mode": "max"}
+    first = losing(0.1)
+    phase = {"phase": "first", "epochs": 2}
+    runs.fit(first, batches(), None, tmp_path, **phase, **options)
+    second = losing(0.2)
+    second.set_weights(first.get_weights())
+    phase = {"phase": "second", "initial_epoch": 2, "epochs": 4}
+    runs.fit(second, batches(), None, tmp_path, **phase, **options)
+    losses = [row["loss"] for row in runs.read_history(tmp_path)]
+    assert losses == sorted(losses)
+    assert len(losses) == 4
+    kept = keras.saving.load_model(tmp_path / "model.keras")
+    for mine, theirs in zip(kept.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    summary = runs.finish(tmp_path, **options)
+    assert set(summary) == {"best_epoch", "epochs", "minutes"}
+    assert (summary["best_epoch"], summary["epochs"]) == (4, 4)
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):

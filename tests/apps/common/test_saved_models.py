@@ -212,5 +212,5 @@ def test_the_leanest_accurate_variant_is_recommended(accuracies, left, tmp_path)
 
 def test_no_accurate_variant_stops_the_export(tmp_path):
     (tmp_path / "int8.tflite").touch()
-    with pytest.raises(ExportRefused, match="none of int8 comes within 0.01"):
+    with pytest.raises(ExportRefused, match=r"none of int8 comes within 0\.01"):
         saved_models.recommend(tmp_path, rows(int8=0.8), ["int8"], "accuracy", 0.01)

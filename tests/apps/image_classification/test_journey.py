@@ -1,24 +1,20 @@
 """Somebody's own photos, from folders to a served model and a device."""
 
-import importlib.metadata
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
 
 from apps.common.predictors import load_predictor
 from apps.image_classification.model import load_classifier
 from tests.conftest import run_command
+from tests.device import make_device
 from tests.model_server import serve
 
 SMALL = ["--backbone", "small_resnet", "--weights", "None", "--image-size", "24"]
@@ -95,40 +91,9 @@ def test_the_tensors_signature_takes_prepared_images(run, exported):
     np.testing.assert_allclose(scores, load_classifier(run).model(images), atol=1e-5)
 
 
-def requirements_closure(names):
-    """The installed distributions that these requirements bring along."""
-    found, waiting = {}, list(names)
-    while waiting:
-        requirement = Requirement(waiting.pop())
-        wanted = requirement.marker is None or requirement.marker.evaluate(
-            {"extra": ""}
-        )
-        if wanted and requirement.name not in found:
-            distribution = importlib.metadata.distribution(requirement.name)
-            assert distribution.version in requirement.specifier
-            found[requirement.name] = distribution
-            waiting += distribution.requires or []
-    return found.values()
-
-
 @pytest.fixture(scope="module")
 def device(exported, tmp_path_factory):
-    """A copy of the bundle, and a Python that has only its requirements.
-
-    The packages are linked from this environment, so that no network is needed.
-    """
-    folder = tmp_path_factory.mktemp("device")
-    bundle = shutil.copytree(exported / "edge", folder / "bundle")
-    venv.create(folder / "python")
-    site = sysconfig.get_path("purelib", "venv", {"base": str(folder / "python")})
-    requirements = (bundle / "requirements.txt").read_text().split()
-    for distribution in requirements_closure(requirements):
-        tops = {Path(file).parts[0] for file in distribution.files} - {".."}
-        for top in tops:
-            link = Path(site) / top
-            if not link.exists():
-                link.symlink_to(distribution.locate_file(top))
-    return bundle, folder / "python/bin/python"
+    return make_device(exported / "edge", tmp_path_factory.mktemp("device"))
 
 
 def test_the_bundle_runs_without_tensorflow(device, photos):

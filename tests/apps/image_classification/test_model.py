@@ -53,25 +53,6 @@ def test_weights_are_loaded_from_a_file(tmp_path):
     np.testing.assert_allclose(backbone(IMAGES), expected, rtol=1e-4, atol=1e-4)
 
 
-def trainable_layers(model):
-    return [
-        layer.name
-        for layer in model.get_layer("backbone").layers
-        if layer.trainable_weights
-    ]
-
-
-def test_the_two_phases_train_what_they_should():
-    model = build_model(4, 32, "MobileNetV2", "block_2_add", weights=None)
-    backbones.set_trainable(model.get_layer("backbone"), share=0)
-    assert trainable_layers(model) == []
-    backbones.set_trainable(model.get_layer("backbone"), share=0.1)
-    assert trainable_layers(model) == ["block_2_project"]
-    backbones.set_trainable(model.get_layer("backbone"), share=1)
-    assert trainable_layers(model)[0] == "Conv1"
-    assert not [name for name in trainable_layers(model) if "BN" in name]
-
-
 def test_fine_tuning_keeps_the_statistics_of_batch_normalization():
     model = build_model(10, 32, "MobileNetV2", "block_2_add", weights=None)
     backbones.set_trainable(model.get_layer("backbone"), share=1)
