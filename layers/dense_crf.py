@@ -17,12 +17,14 @@ class DenseCRF(keras.layers.Layer):
 
     of positions p and colours I; each of the two kernels K is normalized to
     `D^-1/2 K D^-1/2`, D being the diagonal of its row sums. One mean-field iteration
-    computes marginals, sums those of all pixels by these strengths, and adds the sums
-    to the scores. Two methods sum:
+    computes marginals, sums those of all pixels by these strengths, a pixel's own
+    included as in the authors' implementation, and adds the sums to the scores. Two
+    methods sum:
 
-    - `lattice` reaches every pixel, by filtering in a permutohedral lattice in time
-      proportional to the number of pixels. It consists of plain TensorFlow operations
-      and runs in TensorFlow Serving.
+    - `lattice` reaches every pixel, in time proportional to their number: the first
+      kernel is a filter in a permutohedral lattice, the second, which is short, a
+      separable convolution cut at 3 σγ. They consist of plain TensorFlow operations
+      and run in TensorFlow Serving.
     - `windowed` reaches the pixels of a window, at reduced resolution. All its
       operations are built into TensorFlow Lite.
 
@@ -102,6 +104,12 @@ class DenseCRF(keras.layers.Layer):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"`{name}` must be above 0. Received: {name}={getattr(self, name)}"
+                )
+        for name in ("iterations", "window", "stride"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(
+                    f"`{name}` must be a whole number. "
+                    f"Received: {name}={getattr(self, name)!r}"
                 )
         for name, choices in (
             ("compatibility", ("potts", "learned")),
@@ -219,7 +227,10 @@ class DenseCRF(keras.layers.Layer):
             rows = tf.transpose(rows, [0, 2, 1, 3])
             return tf.reshape(rows, [batch, height, width, size * size, channels])
 
-        inside = windows(tf.ones_like(colors[..., :1]))[..., 0]
+        # Ones that depend on the image: TensorFlow Lite would store the kernel made of
+        # constants, many megabytes, instead of computing it.
+        ones = tf.cast(tf.abs(colors[..., :1]) >= 0, dtype)
+        inside = windows(ones)[..., 0]
         differences = windows(colors) - colors[:, :, :, None]
         differences = tf.reduce_sum(differences**2, axis=-1) / 2
 
@@ -232,7 +243,7 @@ class DenseCRF(keras.layers.Layer):
         by_position = tf.cast(distances / self.position_sigma**2, dtype)
         near = tf.cast(np.exp(-distances / self.smoothness_sigma**2), dtype)
         kernel = appearance * normalize(tf.exp(-by_position - differences))
-        kernel += smoothness * normalize(near * tf.ones_like(differences))
+        kernel += smoothness * normalize(near * inside)
 
         def messages(marginals):
             around = windows(reduce(marginals))
@@ -331,7 +342,7 @@ def permutohedral_lattice(features):
         `(d + 1, 2, vertices + 1)`. The last vertex stands for those that are missing;
         its values are always 0. Different images of a batch share no vertices.
     """
-    batch = tf.shape(features, tf.int64)[0]
+    batch, height, width, _ = tf.unstack(tf.shape(features, tf.int64))
     dtype, d = features.dtype, features.shape[-1]
     corners = d + 1
     features = tf.reshape(features, [-1, d])
@@ -371,16 +382,11 @@ def permutohedral_lattice(features):
     # from the others.
     base = [tf.cast(each, tf.int64) for each in base[:d]]
     rank = [tf.cast(each, tf.int64) for each in rank[:d]]
-    image = tf.repeat(tf.range(batch), positions // batch)
+    image = tf.repeat(tf.range(batch), height * width)
     names, _ = pack(image, base + rank, margin=0)
     _, simplex = tf.unique(names)
-    one_of_each = tf.scatter_nd(
-        simplex[:, None],
-        tf.ones_like(image),
-        [tf.cast(tf.reduce_max(simplex) + 1, tf.int64)],
-    )
-    one_of_each = tf.tensor_scatter_nd_update(
-        one_of_each, simplex[:, None], tf.range(positions)
+    one_of_each = tf.math.unsorted_segment_max(
+        tf.range(positions), simplex, tf.reduce_max(simplex) + 1
     )
     # Vertex k of a simplex lies k steps of 1 from its base, the k coordinates of the
     # highest rank wrapping around.
@@ -427,8 +433,9 @@ def pack(image, coordinates, margin):
         numbers wrap around; that two of them meet then is possible but unlikely.
     """
     lowest = [tf.reduce_min(each) - margin for each in coordinates]
+    # Odd spans keep all 64 bits in use where the numbers wrap around.
     spans = [
-        tf.reduce_max(each) + margin + 1 - low
+        tf.bitwise.bitwise_or(tf.reduce_max(each) + margin + 1 - low, 1)
         for each, low in zip(coordinates, lowest, strict=True)
     ]
     units = [tf.ones([], tf.int64)]

@@ -121,11 +121,13 @@ def draw_rows(rows, path, titles, legend=()):
     """Draws pictures in rows, with a title over each column and a text beside each row.
 
     Args:
-        rows: For each row its text and its pictures, uint8 `(height, width, 3)`.
+        rows: For each row its text and its pictures, uint8 `(height, width, 3)`; the
+            first 60 are drawn.
         path: The PNG file to write.
         titles: One text for each column.
         legend: Names and their colours, uint8 `(3,)`, shown below.
     """
+    rows = rows[:MOST_IMAGES]
     figure, axes = plt.subplots(
         max(len(rows), 1),
         len(titles),

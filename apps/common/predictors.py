@@ -73,7 +73,7 @@ def training_config(config_class, model, data=None):
     Raises:
         BadInput: The data set is not given, and the model does not tell it.
     """
-    path = Path(model)
+    path = Path(model).resolve()
     folder = path.parent if path.suffix == ".tflite" else path
     if (path / "config.json").exists():
         return runs.load_config(config_class, path)
@@ -114,7 +114,7 @@ def _choose(signatures, signature, where):
     if signature not in known:
         raise BadInput(
             f"--model {where} has no signature '{signature}', only "
-            f"{', '.join(known)}; export it with that one, or ask for less"
+            f"{', '.join(known)}; export it again with that one, or ask for another"
         )
     return signatures[signature]
 
@@ -155,7 +155,10 @@ def _edge(path, signature):
             return module.load_model(path)
         return module.load_model(path, signature)
     except FileNotFoundError as error:
-        raise BadInput(f"--model {path}: {error.filename} is missing") from error
+        raise BadInput(
+            f"--model {path}: {error.filename} is missing; export the bundle with "
+            f"it, or do without {signature}"
+        ) from error
     except (ValueError, OSError) as error:
         raise BadInput(
             f"--model {path} is no whole bundle of TensorFlow Lite; export it again"

@@ -110,7 +110,7 @@ def fit(
         keras.callbacks.TensorBoard(run / "logs" / phase, write_graph=False),
         Backup(folder),
     ]
-    if patience:
+    if patience and validation_batches is not None:
         callbacks.append(
             keras.callbacks.EarlyStopping(
                 monitor, patience=patience, mode=mode, baseline=best

@@ -276,16 +276,24 @@ def lite_operations(content):
     )
 
 
-def measure_engines(
-    run: Path, saved_model: Path, bundle: Path, variants, load, measure, raw_input
-):
-    """Measures the trained model, the exported one and each variant for devices.
+def exported_engines(run: Path, saved_model: Path, bundle: Path, variants):
+    """Returns the trained model, the exported one and the variants for devices.
+
+    Returns:
+        By name: where the model is, and the file or directory that it consists of.
+    """
+    return {
+        "trained model": (run, run / "model.keras"),
+        "SavedModel": (saved_model, saved_model),
+        **{variant: (bundle / f"{variant}.tflite",) * 2 for variant in variants},
+    }
+
+
+def measure_engines(engines, load, measure, raw_input):
+    """Measures several engines alike.
 
     Args:
-        run: The run directory.
-        saved_model: The exported SavedModel.
-        bundle: The directory of the `.tflite` files.
-        variants: Their names, without the suffix.
+        engines: As from `exported_engines`; the others are compared with the first.
         load: A function from where a model is to its predictor.
         measure: A function of a predictor and a reference, None at first, to a
             dictionary of measurements and the reference for the next predictor.
@@ -294,11 +302,6 @@ def measure_engines(
     Returns:
         One row of measurements per engine.
     """
-    engines = {
-        "trained model": (run, run / "model.keras"),
-        "SavedModel": (saved_model, saved_model),
-        **{variant: (bundle / f"{variant}.tflite",) * 2 for variant in variants},
-    }
     rows, reference = [], None
     for name, (where, files) in engines.items():
         predictor = load(str(where))

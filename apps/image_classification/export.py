@@ -85,10 +85,7 @@ def export(run: Path, to: Path, variants=saved_models.VARIANTS):
         operations = make_bundle(classifier, stage / "edge", variants, splits["train"])
 
         engines = saved_models.measure_engines(
-            run,
-            saved_model,
-            stage / "edge",
-            variants,
+            saved_models.exported_engines(run, saved_model, stage / "edge", variants),
             lambda where: load_predictor(where, load_classifier),
             lambda predictor, reference: measure(
                 predictor, splits["test"], class_names, reference

@@ -30,16 +30,17 @@ def train(config: Config, run: Path):
     print(f"run: {run}")
 
 
-def search(run: Path, images: int = 24):
+def search(run: Path, images: int = 24, image_size: tuple[int, int] | None = None):
     """Search the parameters of a run's CRF on its validation images.
 
     Args:
         run: A run whose training held out validation images.
         images: How many of them to use.
+        image_size: Height and width of the input, as for `export`.
     """
     from apps.semantic_segmentation.crf_search import search
 
-    settings = search(run, images)
+    settings = search(run, images, image_size)
     flags = " ".join(
         f"--{name.replace('_', '-')} {value:g}" for name, value in settings.items()
     )
@@ -104,6 +105,7 @@ def export(
         "int8",
     ),
     crf: bool = True,
+    image_size: tuple[int, int] | None = None,
 ):
     """Publish a run: a SavedModel version, an edge bundle and their card.
 
@@ -112,10 +114,12 @@ def export(
         to: Directory of the served model.
         variants: TensorFlow Lite models to make.
         crf: Add the CRF: the signature `with_crf`, and `crf.tflite` for devices.
+        image_size: Height and width of the model's input, multiples of 32. By default
+            those of the training; larger ones can help small objects.
     """
     from apps.semantic_segmentation.export import export
 
-    version = export(run, to, variants, crf)
+    version = export(run, to, variants, crf, image_size)
     print(f"model: {version}")
     print(f"edge bundle: {to / 'edge'}")
     print(f"card: {to / 'card.md'}")

@@ -28,7 +28,8 @@ class Config:
     always void."""
     held_out: str | None = None
     """Beginning of the names of training images that choose the best epoch, such as
-    the drive of a video; `none` keeps the last epoch. By default the `val` folder."""
+    the drive of a video; `none` keeps the last epoch. By default the `val` folder
+    chooses, which is left aside otherwise."""
     validation_fraction: float = 0.1
     """Share of the training images that choose the best epoch, where nothing else is
     given for that."""
@@ -74,8 +75,8 @@ class Config:
     learning_rate: float = 5e-4
     """Highest learning rate of the second phase; it rises to it during the first tenth
     of the steps and falls along a cosine."""
-    crf_learning_rate: float = 1e-4
-    """Learning rate of the third phase."""
+    crf_learning_rate: float = 5e-4
+    """Highest learning rate of the third phase."""
     weight_decay: float = 1e-4
     """Decoupled weight decay of AdamW."""
     class_balance: float = 0.5
@@ -114,12 +115,13 @@ class Config:
             ("epochs", 1, 10**6),
             ("fine_tune", 0, 1),
             ("crf_epochs", 0, 10**6),
+            ("patience", 1, 10**6),
             ("batch_size", 1, 10**6),
             ("class_balance", 0, 1),
             ("iterations", 1, 100),
         ):
             value = getattr(self, name)
-            if not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 raise BadInput(f"{flag(name)} {value} must be from {least} to {most}")
         for name in ("image_size", "crop"):
             height, width = getattr(self, name)
@@ -132,6 +134,11 @@ class Config:
         for name in ("position_sigma", "color_sigma", "smoothness_sigma"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{flag(name)} {getattr(self, name)} must be above 0")
+        if self.patience and self.held_out == "none":
+            raise BadInput(
+                "--patience needs images that choose the epoch; leave it out, or "
+                "--held-out none"
+            )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise BadInput(
                 f"--scale {self.scale[0]} {self.scale[1]} must be two numbers above 0, "
@@ -207,6 +214,9 @@ def camvid():
         epochs=60,
         batch_size=4,
         class_balance=0.25,
+        position_sigma=20.0,
+        color_sigma=4.0,
+        smoothness_weight=0.0625,
     )
 
 

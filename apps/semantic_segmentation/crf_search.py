@@ -1,6 +1,7 @@
 """Searches the parameters of a run's CRF on images that its network never saw."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from apps.semantic_segmentation.metrics import Agreement
 from apps.semantic_segmentation.model import load_segmenter, make_crf
 
 COARSE = {
-    "appearance_weight": (1.0, 3.0, 5.0),
-    "position_sigma": (30.0, 60.0, 90.0),
+    "appearance_weight": (1.0, 4.0),
+    "position_sigma": (30.0, 80.0),
     "color_sigma": (4.0, 8.0, 12.0),
     "smoothness_weight": (0.5, 3.0),
 }
@@ -28,7 +29,7 @@ FINE = {
 }
 
 
-def search(run: Path, most_images=24):
+def search(run: Path, most_images=24, image_size=None):
     """Finds the CRF that gives the best mean IoU on a run's validation images.
 
     First a coarse grid; then, from the best of it, each parameter in turn is made
@@ -39,6 +40,8 @@ def search(run: Path, most_images=24):
     Args:
         run: A run directory whose training held out validation images.
         most_images: How many of them to use, evenly chosen.
+        image_size: Height and width of the input, as for `export`. Defaults to those
+            of the training.
 
     Returns:
         The best parameters, by the names of `Config`.
@@ -51,7 +54,16 @@ def search(run: Path, most_images=24):
     """
     if not (run / "model.keras").exists():
         raise BadInput(f"--run {run} holds no trained model; run train first")
+    if most_images < 1:
+        raise BadInput("--images must be 1 or more")
+    segmenter = load_segmenter(run, image_size)
+    if segmenter.trained_crf:
+        raise BadInput(
+            f"--run {run} trained its CRF end to end; search in a run without "
+            "--crf-epochs"
+        )
     config = runs.load_config(Config, run)
+    config = replace(config, image_size=segmenter.image_size)
     splits, classes = load_examples(config)
     held_out = splits["validation"]
     if not len(held_out):
@@ -61,9 +73,12 @@ def search(run: Path, most_images=24):
         )
     chosen = np.linspace(0, len(held_out) - 1, min(most_images, len(held_out)))
     held_out = held_out[np.unique(chosen.astype(int))]
-    network = load_segmenter(run).network
     batches = [
-        (images, network(images, training=False), masks.numpy().astype("uint8"))
+        (
+            images,
+            segmenter.network(images, training=False),
+            masks.numpy().astype("uint8"),
+        )
         for images, masks in make_batches(held_out, config)
     ]
     without = agreement(batches, len(classes))

@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from apps.common import images
 from apps.common.errors import BadInput
+from apps.semantic_segmentation.config import class_name
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -96,14 +97,12 @@ def load_examples(config):
     Raises:
         BadInput: The data cannot be used.
     """
-    if config.data == "scenes":
-        splits, classes = scenes(), SCENE_CLASSES
-    else:
-        classes = config.classes or read_classes(Path(config.data))
-        splits = {
-            split: check(Path(config.data), pairs, classes, config.void)
-            for split, pairs in find_splits(Path(config.data)).items()
-        }
+    splits, classes = find_examples(config)
+    if "train" not in splits:
+        raise BadInput(
+            f"{config.data} has a folder for {next(iter(splits))} but none to learn "
+            "from; add `train` and `trainannot`, or `train/images` and `train/masks`"
+        )
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
     if "test" not in splits:
@@ -130,11 +129,33 @@ def load_examples(config):
     return splits, classes
 
 
+def find_examples(config):
+    """Returns the `Examples` of each split that the data itself has, and the classes.
+
+    Raises:
+        BadInput: The data cannot be used.
+    """
+    if config.data == "scenes":
+        return scenes(), SCENE_CLASSES
+    classes = config.classes or read_classes(Path(config.data))
+    names = [class_name(line) for line in classes]
+    if not 2 <= len(names) <= VOID or len(set(names)) < len(names):
+        raise BadInput(
+            f"{config.data} has the classes {', '.join(names) or 'none'}; give 2 to "
+            f"{VOID} different names, in classes.txt or by --classes"
+        )
+    splits = find_splits(Path(config.data))
+    return {
+        split: check(Path(config.data), pairs, classes, config.void)
+        for split, pairs in splits.items()
+    }, classes
+
+
 def read_classes(root: Path):
     """Returns the lines of `classes.txt`.
 
     Raises:
-        BadInput: There is no such file, or it names less than two classes.
+        BadInput: There is no such file, or it is no text.
     """
     path = root / "classes.txt"
     if not root.is_dir():
@@ -146,11 +167,11 @@ def read_classes(root: Path):
             f"{path} is missing; write the name of one class per line, in the order of "
             "the numbers in the masks"
         )
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    classes = tuple(line for line in lines if line)
-    if not 2 <= len(classes) <= VOID:
-        raise BadInput(f"{path} names {len(classes)} classes; expected 2 to {VOID}")
-    return classes
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def find_splits(root: Path):
@@ -170,9 +191,9 @@ def find_splits(root: Path):
                     found[split] = pair(image_folder, mask_folder)
     if not found and (root / "images").is_dir() and (root / "masks").is_dir():
         found["train"] = pair(root / "images", root / "masks")
-    if "train" not in found:
+    if not found:
         raise BadInput(
-            f"{root} has no training images and masks; expected the folders `images` "
+            f"{root} has no images and masks; expected the folders `images` "
             "and `masks`, `train` and `trainannot`, or `train/images` and `train/masks`"
         )
     return found
@@ -235,15 +256,22 @@ def check_mask(image_path, mask_path, num_classes, void):
     try:
         with Image.open(mask_path) as mask:
             mask.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadInput(f"{mask_path} is damaged or no image; replace it") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise BadInput(f"{mask_path} cannot be read ({error}); replace it") from error
     with Image.open(image_path) as image:
         size = image.size
     if mask.mode not in ("L", "P", "1"):
         raise BadInput(
-            f"{mask_path} is a {mask.mode} image, but a mask holds the number of a "
-            "class in each pixel; convert it, in Python: np.argmin(np.abs(rgb[..., "
-            "None, :] - colors).sum(-1), -1), saved as an 8-bit grey PNG"
+            f"{mask_path} is a {mask.mode} image, but a mask is an 8-bit PNG that "
+            "holds the number of a class in each pixel; convert colours, in Python, by "
+            "np.abs(rgb[..., None, :].astype(int) - colors).sum(-1).argmin(-1)"
+            ".astype('uint8')"
         )
     if mask.size != size:
         raise BadInput(
@@ -278,14 +306,17 @@ def hold_out(examples, fraction, config):
 
 def load_split(config, split):
     """Returns the examples of one split, or of `all`, and the classes."""
-    splits, classes = load_examples(config)
+    given, classes = find_examples(config)
     if split == "all":
-        parts = list(splits.values())
         fields = ("names", "images", "masks")
         joined = (
-            [each for part in parts for each in getattr(part, name)] for name in fields
+            [each for part in given.values() for each in getattr(part, name)]
+            for name in fields
         )
-        return Examples(*joined, parts[0].void), classes
+        return Examples(*joined, config.void), classes
+    if split == "test" and "test" in given:
+        return given["test"], classes
+    splits, classes = load_examples(config)
     if not len(splits[split]):
         raise BadInput(f"{config.data} has no images for {split}; choose another split")
     return splits[split], classes
@@ -405,8 +436,8 @@ def scenes(number=SCENES, seed=0):
     random = np.random.default_rng(seed)
     splits = {}
     for split, share in (("train", 0.8), ("test", 0.2)):
-        half = np.arange(len(digits.images)) % 5 == 0
-        chosen = np.flatnonzero(half if split == "test" else ~half)
+        unseen = np.arange(len(digits.images)) % 5 == 0
+        chosen = np.flatnonzero(unseen if split == "test" else ~unseen)
         grounds = [
             photo[:, :480] if split == "train" else photo[:, 480:]
             for photo in photographs

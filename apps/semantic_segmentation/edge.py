@@ -39,10 +39,14 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
         fitted, (rows, columns), size = prepare(image_bytes, height, width)
         logits = network(images=fitted)["logits"]
         if crf:
-            # What pads the image shall have no colour in common with it.
-            fitted[:, rows:] = fitted[:, :, columns:] = -1e4
+            # The border goes on, instead of padding that would pull at it.
+            inner = np.s_[:, :rows, :columns]
+            around = ((0, 0), (0, height - rows), (0, width - columns), (0, 0))
+            fitted, logits = (
+                np.pad(maps[inner], around, "edge") for maps in (fitted, logits)
+            )
             logits = crf(images=fitted, logits=logits)["refined"]
-        mask = resize(logits[0, :rows, :columns], size).argmax(axis=-1).astype("uint8")
+        mask = best_class(logits[0, :rows, :columns], size)
         counts = np.bincount(mask.ravel(), minlength=len(names))
         file = io.BytesIO()
         Image.fromarray(mask).save(file, "PNG")
@@ -124,6 +128,18 @@ def resize(maps, size):
     return np.stack(channels, axis=-1)
 
 
+def best_class(logits, size):
+    """Enlarges scores, class by class, and returns the best one of every pixel."""
+    best, mask = None, np.zeros(size, "uint8")
+    for number in range(logits.shape[-1]):
+        channel = resize(logits[..., number : number + 1], size)[..., 0]
+        if best is None:
+            best = channel
+        mask[channel > best] = number
+        best = np.maximum(best, channel)
+    return mask
+
+
 def draw(image_bytes, answer, colors, path):
     """Draws one mask over its image, and the names of its classes, to a PNG file."""
     image = decode(image_bytes)
@@ -154,9 +170,14 @@ def main():
     if not arguments.model.is_file():
         parser.error(f"there is no model {arguments.model}")
     signature = "with_crf" if arguments.crf else "serving_default"
-    predict = load_model(arguments.model, signature)
-    _, colors = read_labels(arguments.model.parent)
-    arguments.to.mkdir(parents=True, exist_ok=True)
+    try:
+        predict = load_model(arguments.model, signature)
+        _, colors = read_labels(arguments.model.parent)
+        arguments.to.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        parser.error(f"{error.filename} is missing; copy the whole bundle again")
+    except (ValueError, OSError) as error:
+        parser.error(f"{arguments.model} or {arguments.to} cannot be used: {error}")
     for path in arguments.images:
         try:
             image_bytes = path.read_bytes()

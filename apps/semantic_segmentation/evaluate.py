@@ -25,7 +25,7 @@ class Scores:
         answers: A PNG file of class numbers for each image.
         agreement: Of all images together.
         image_iou: Mean IoU of each image alone, over the classes it shows.
-        seconds: Time to answer all images, reading them included.
+        seconds: Time to answer all images.
     """
 
     answers: list[bytes]
@@ -59,6 +59,7 @@ def evaluate(
     signatures = ("serving_default", "with_crf") if crf else ("serving_default",)
     predictors = [load_model(model, signature) for signature in signatures]
     config = training_config(Config, model, data)
+    data = data and str(Path(data))
     if data and data != config.data:
         published = {preset().data: preset() for preset in CONFIGS.values()}
         named = (Path(data) / "classes.txt").exists()
@@ -94,19 +95,29 @@ def score(predictor, examples, classes):
     Raises:
         BadInput: The model has other classes than the data.
     """
-    predictor([examples.image_bytes(0)])  # The first call traces.
-    start = time.perf_counter()
-    encoded_images = map(examples.image_bytes, range(len(examples)))
-    answers = in_batches(
-        predictor, tqdm(encoded_images, total=len(examples), unit="image"), BATCH
-    )
-    seconds = time.perf_counter() - start
+    seconds = []
 
-    known = answers["classes"].shape[1]
-    if known != len(classes):
+    def timed(encoded_images):
+        start = time.perf_counter()
+        answers = predictor(encoded_images)
+        seconds.append(time.perf_counter() - start)
+        return answers
+
+    first = range(min(BATCH, len(examples)))
+    predictor([examples.image_bytes(i) for i in first])  # The first call traces.
+    encoded_images = map(examples.image_bytes, range(len(examples)))
+    progress = tqdm(encoded_images, total=len(examples), unit="image")
+    answers = in_batches(timed, progress, BATCH)
+
+    names = [class_name(line).encode() for line in classes]
+    known = [set(column) - {b""} for column in answers["classes"].T]
+    if len(known) != len(names) or any(
+        answered - {name} for answered, name in zip(known, names, strict=True)
+    ):
         raise BadInput(
-            f"the data has {len(classes)} classes, but the model knows {known}; "
-            "evaluate on the classes it was trained on"
+            f"the data has the {len(names)} classes {b', '.join(names).decode()}, but "
+            f"the model knows {len(known)}, not all of the same names; evaluate on the "
+            "classes it was trained on"
         )
     total = Agreement(len(classes), VOID)
     image_iou = []
@@ -117,7 +128,7 @@ def score(predictor, examples, classes):
         alone.everywhere.update_state(mask, answered)
         shown = np.unique(mask[mask != VOID])
         image_iou.append(alone.class_iou[shown].mean() if len(shown) else 1.0)
-    return Scores(list(answers["mask_bytes"]), total, np.array(image_iou), seconds)
+    return Scores(list(answers["mask_bytes"]), total, np.array(image_iou), sum(seconds))
 
 
 def summarize(scores, classes):

@@ -12,6 +12,7 @@ from apps.common import backbones, images, runs
 from apps.common.predictors import load_predictor
 from apps.semantic_segmentation.config import CRF_SETTINGS, Config, class_name
 
+CRF_WEIGHTS = ["appearance", "smoothness", "support"]  # Variables of the CRF.
 BATCH = 8  # Images that a model is asked about at once.
 # Layers of each encoder whose features decoders read, by stride.
 FEATURES = {
@@ -215,11 +216,13 @@ class Segmenter:
         crf: A `layers.DenseCRF` that refines its logits.
         image_size: Height and width of the network's input, as in `Config`.
         classes: Names of the classes, in order, each optionally with a colour.
+        trained_crf: Whether the CRF was trained together with the network.
     """
 
-    def __init__(self, network, crf, image_size, classes):
+    def __init__(self, network, crf, image_size, classes, trained_crf=False):
         self.network = network
         self.crf = crf
+        self.trained_crf = trained_crf
         self.image_size = tuple(image_size)
         self.classes = classes
         self.class_names = tf.constant([class_name(line) for line in classes])
@@ -268,16 +271,14 @@ class Segmenter:
             logits = logits[:rows, :columns]
             if refine:
                 logits = self.crf([logits[None], fitted[None, :rows, :columns]])[0]
-            logits = tf.image.resize(logits, size, antialias=True)
-            mask = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            mask = best_class(logits, size)
             counts = tf.math.bincount(
                 tf.reshape(mask, [-1]),
                 minlength=len(self.classes),
                 maxlength=len(self.classes),
-                dtype=tf.float32,
             )
-            png = tf.io.encode_png(tf.cast(mask, tf.uint8)[..., None])
-            return png, counts / tf.reduce_sum(counts)
+            png = tf.io.encode_png(tf.cast(mask, tf.uint8))
+            return png, tf.cast(counts / tf.size(mask), tf.float32)
 
         fitted, inner, size = tf.map_fn(
             prepare,
@@ -296,47 +297,79 @@ class Segmenter:
                 tf.TensorSpec([], tf.string),
                 tf.TensorSpec([len(self.classes)]),
             ),
+            parallel_iterations=1,  # Each may be a large photograph.
         )
         names = tf.where(shares > 0, self.class_names, "")
         return {"mask_bytes": mask_bytes, "classes": names, "shares": shares}
 
 
-def load_segmenter(run: Path):
+def best_class(logits, size):
+    """Enlarges scores and returns the best class of every pixel.
+
+    Args:
+        logits: `(height, width, classes)`.
+        size: Height and width of the result in pixels.
+
+    Returns:
+        int32 `(*size, 1)`.
+    """
+    # Class by class: all of them at once would not fit for a large photograph.
+    channels = tf.split(logits, logits.shape[-1], axis=-1)
+    best = tf.image.resize(channels[0], size, antialias=True)
+    mask = tf.zeros_like(best, tf.int32)
+    for number, channel in enumerate(channels[1:], start=1):
+        channel = tf.image.resize(channel, size, antialias=True)
+        mask = tf.where(channel > best, number, mask)
+        best = tf.maximum(best, channel)
+    return mask
+
+
+def load_segmenter(run: Path, image_size=None):
     """Returns the best model of a run as a `Segmenter` that computes in float32.
 
-    The CRF has the weights that it was trained to have, otherwise what a search over
-    the run's validation images found (`crf.json`), otherwise what the configuration
-    says.
+    The network may look at larger images than it was trained on. The CRF has the
+    weights that it was trained to have, otherwise what a search over the run's
+    validation images found (`crf.json`), otherwise what the configuration says.
+
+    Args:
+        run: The run directory.
+        image_size: Height and width of the input. Defaults to those of the training.
     """
     config = runs.load_config(Config, run)
     classes = json.loads((run / "classes.json").read_text())
     model = keras.saving.load_model(run / "model.keras", compile=False)
-    if (run / "crf.json").exists():
-        found = json.loads((run / "crf.json").read_text())
-        config = dataclasses.replace(config, **found)
-    crf = make_crf(config)
-    crf.build([(None, None, None, len(classes)), (None, None, None, 3)])
-    if "crf" in [layer.name for layer in model.layers]:
+    trained_crf = "crf" in [layer.name for layer in model.layers]
+    if trained_crf:
         crf = model.get_layer("crf")
         model = keras.Model(model.input, model.get_layer("logits").output)
+    else:
+        if (run / "crf.json").exists():
+            found = json.loads((run / "crf.json").read_text())
+            config = dataclasses.replace(config, **found)
+        crf = make_crf(config)
+        crf.build([(None, None, None, len(classes)), (None, None, None, 3)])
     if config.precision != "float32":
         trained, keras_policy = model, keras.config.dtype_policy()
         keras.config.set_dtype_policy("float32")
         model = build_model(len(classes), config.model, config.backbone, weights=None)
         model.set_weights(trained.get_weights())
         keras.config.set_dtype_policy(keras_policy)
-    return Segmenter(model, crf, config.image_size, classes)
+    image_size = image_size or config.image_size
+    return Segmenter(model, crf, image_size, classes, trained_crf)
 
 
-def load_model(where, signature="serving_default"):
+def load_model(where, signature="serving_default", image_size=None):
     """Returns the predictor of any model, with or without its CRF.
 
     Args:
         where: As `predictors.load_predictor` takes it.
         signature: `serving_default` or `with_crf`.
+        image_size: Of a run, as for `load_segmenter`; others have theirs.
     """
     return load_predictor(
-        where, lambda run: load_segmenter(run).predictor(signature), signature
+        where,
+        lambda run: load_segmenter(run, image_size).predictor(signature),
+        signature,
     )
 
 

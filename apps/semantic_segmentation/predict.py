@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from apps.common import images, pictures
+from apps.common.errors import BadInput
 from apps.common.predictors import in_batches, training_config
 from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_split
@@ -36,6 +37,14 @@ def predict(inputs, model, crf=True, masks=None, picture=None):
         encoded_images = [images.read_image(path) for path in inputs]
     else:
         inputs, encoded_images = some_test_images(model)
+    if masks:
+        files = [masks / f"{Path(path).stem}.png" for path in inputs]
+        taken = {Path(path).resolve() for path in inputs}
+        if len(set(files)) < len(files) or taken & {file.resolve() for file in files}:
+            raise BadInput(
+                f"--masks {masks}: a mask would replace an image, or another mask of "
+                "the same name; pass another folder, or fewer images"
+            )
     titles = {"serving_default": "without CRF", "with_crf": "with CRF"}
     if not crf:
         del titles["with_crf"]
@@ -56,8 +65,8 @@ def predict(inputs, model, crf=True, masks=None, picture=None):
         print(f"{path}: {', '.join(present)}")
     if masks:
         masks.mkdir(parents=True, exist_ok=True)
-        for path, mask_bytes in zip(inputs, answers["mask_bytes"], strict=True):
-            (masks / f"{Path(path).stem}.png").write_bytes(mask_bytes)
+        for file, mask_bytes in zip(files, answers["mask_bytes"], strict=True):
+            file.write_bytes(mask_bytes)
         print(f"masks: {masks}")
 
     names, colors = names_and_colors(model, answers["classes"])

@@ -9,13 +9,19 @@ import keras
 import numpy as np
 
 from apps.common import backbones, pictures, runs, schedules
+from apps.common.errors import BadInput
 from apps.semantic_segmentation.data import (
     VOID,
     count_pixels,
     load_examples,
     make_batches,
 )
-from apps.semantic_segmentation.model import add_crf, build_model, make_crf
+from apps.semantic_segmentation.model import (
+    CRF_WEIGHTS,
+    add_crf,
+    build_model,
+    make_crf,
+)
 
 
 def train(config, run: Path):
@@ -38,9 +44,13 @@ def train(config, run: Path):
     validation_batches = make_batches(splits["validation"], config)
     if not len(splits["validation"]):
         validation_batches = None
-    weights = class_weights(
-        count_pixels(splits["train"], len(classes)), config.class_balance
-    )
+    pixel_counts = count_pixels(splits["train"], len(classes))
+    if not pixel_counts.any():
+        raise BadInput(
+            f"all pixels of the training masks in {config.data} are void; mend them, "
+            "or --void"
+        )
+    weights = class_weights(pixel_counts, config.class_balance)
     model = build_model(
         len(classes), config.model, config.backbone, config.weights, config.dropout
     )
@@ -80,7 +90,10 @@ def train(config, run: Path):
     # Phase 3: gradients pass through the CRF's iterations.
     if config.crf_epochs:
         model = add_crf(model, make_crf(config))
-        fit(model, "crf", config.crf_learning_rate, epoch, config.crf_epochs)
+        schedule = schedules.warm_up_and_decay(
+            config.crf_learning_rate, steps=len(batches) * config.crf_epochs
+        )
+        fit(model, "crf", schedule, epoch, config.crf_epochs)
 
     pictures.draw_curves(runs.read_history(run), run / "curves.png")
     return runs.finish(run, "val_mean_iou", "max")
@@ -89,8 +102,10 @@ def train(config, run: Path):
 def compile_model(model, class_weights, learning_rate, weight_decay):
     """Compiles with the optimizer, the loss and the metric of all phases."""
     num_classes = len(class_weights)
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=CRF_WEIGHTS)
     model.compile(
-        optimizer=keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay),
+        optimizer=optimizer,
         loss=balanced_cross_entropy(class_weights),
         metrics=[
             keras.metrics.MeanIoU(

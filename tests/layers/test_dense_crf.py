@@ -248,6 +248,22 @@ def test_it_is_served_without_our_code(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), expected, atol=1e-3)
 
 
+def test_for_devices_it_is_small(tmp_path):
+    crf = DenseCRF(method="windowed")
+    shapes = [(1, 96, 128, 4), (1, 96, 128, 3)]
+    crf.build(shapes)
+    signature = tf.function(
+        lambda scores, images: {"refined": crf([scores, images])},
+        input_signature=[
+            tf.TensorSpec(shape, name=name)
+            for shape, name in zip(shapes, ("scores", "images"), strict=True)
+        ],
+    )
+    file = tmp_path / "crf.tflite"
+    saved_models.convert(crf.variables, signature, file, "float32")
+    assert saved_models.size_mb(file) < 0.6
+
+
 def test_half_precision_computes_in_single():
     scores, image = random_example(0)
     inputs = [scores[None].astype("float32"), image[None].astype("float32")]

@@ -214,3 +214,22 @@ def test_no_accurate_variant_stops_the_export(tmp_path):
     (tmp_path / "int8.tflite").touch()
     with pytest.raises(ExportRefused, match=r"none of int8 comes within 0\.01"):
         saved_models.recommend(tmp_path, rows(int8=0.8), ["int8"], "accuracy", 0.01)
+
+
+def test_half_precision_halves_the_variables(tmp_path):
+    inputs = keras.Input((64,))
+    model = keras.Model(inputs, keras.layers.Dense(256, "tanh")(inputs))
+    numbers = np.random.default_rng(0).normal(size=(3, 64)).astype("float32")
+    sizes = {}
+    for half in (False, True):
+        path = tmp_path / str(half)
+        function = tf.function(
+            lambda numbers: {"y": model(numbers)},
+            input_signature=[tf.TensorSpec([None, 64], name="numbers")],
+        )
+        saved_models.save(model.variables, {"serving_default": function}, path, half)
+        served = tf.saved_model.load(path).signatures["serving_default"]
+        answer = served(numbers=tf.constant(numbers))["y"]
+        np.testing.assert_allclose(answer, model(numbers), atol=5e-3 if half else 1e-6)
+        sizes[half] = saved_models.size_mb(path / "variables")
+    assert sizes[True] < 0.6 * sizes[False]

@@ -34,8 +34,9 @@ def test_everything_is_there(exported):
         "trained model",
         "SavedModel",
         *saved_models.VARIANTS,
+        "trained model with CRF",
         "SavedModel with CRF",
-        "bundle with CRF",
+        "model.tflite with crf.tflite",
     ]
     for row in card["engines"]:
         assert row["mean_iou"] > 0.8
@@ -89,7 +90,8 @@ def test_the_tensors_signature_takes_prepared_images(run, exported):
     loaded = tf.saved_model.load(str(exported / "1"))
     scores = loaded.signatures["tensors"](images=tf.constant(images))["scores"]
     expected = load_segmenter(run).tensors(images)["scores"]
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
+    # The exported variables have half precision.
+    np.testing.assert_allclose(scores, expected, atol=5e-3)
 
 
 # Nothing of ours is imported, so no operation of ours can be registered.
