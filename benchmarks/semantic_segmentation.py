@@ -37,9 +37,9 @@ EDGE = Path("saved_models/semantic_segmentation/edge")
 
 
 def example(photograph, width, height):
-    """Returns a photograph and blurred random scores of that size."""
+    """Returns a photograph and smooth random scores, as sure as a network's."""
     image = Image.fromarray(photograph).resize((width, height))
-    coarse = np.random.default_rng(0).uniform(0, 8, (CLASSES, 9, 12)).astype("float32")
+    coarse = np.random.default_rng(0).uniform(0, 25, (CLASSES, 9, 12)).astype("float32")
     scores = [
         Image.fromarray(each).resize((width, height), Image.Resampling.BICUBIC)
         for each in coarse

@@ -162,9 +162,12 @@ def class_color(line):
 
 
 def scenes():
-    """Digits on photographs, drawn with exact masks; a minute, mean IoU unknown.
+    """Digits on photographs, with exact masks; 1.4 minutes, mean IoU 0.825.
 
     python -m apps.semantic_segmentation train scenes
+
+    The score is that of the 128 test scenes, with seed 0, on two cores; the CRF makes
+    it 0.931.
     """
     return Config(
         data="scenes",
@@ -186,9 +189,13 @@ def scenes():
 
 
 def camvid():
-    """Road scenes of CamVid, 11 classes, from ImageNet.
+    """Road scenes of CamVid, 11 classes, from ImageNet; 51 minutes, mean IoU 0.646.
 
     python -m apps.semantic_segmentation train camvid --weights WEIGHTS.h5
+
+    The score is that of the 233 test images, with seed 0, on two cores. Exported with
+    `--image-size 480 608`, as chosen on a held-out drive, it is 0.651, with the CRF
+    0.659.
     """
     return Config(
         data="data/camvid",
