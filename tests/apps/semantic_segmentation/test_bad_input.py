@@ -101,7 +101,7 @@ def test_a_mask_in_colors(refused, mine):
         says=[
             "mine/masks/even_02.png is a RGB image",
             "convert colours",
-            "8-bit grey PNG",
+            "8-bit PNG",
         ],
     )
 
