@@ -33,6 +33,7 @@ from apps.common.errors import BadInput, ExportRefused
 
 # TensorFlow Lite models, the leanest last.
 VARIANTS = ("float32", "dynamic_range", "int8")
+REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2", "pillow>=11")  # Of a bundle.
 # Operations that the stock model server does not run.
 UNSERVABLE_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"}
 
@@ -254,6 +255,34 @@ def convert(variables, signature, path: Path, variant, examples=None):
             "interpreter has; replace that layer"
         )
     return counts
+
+
+def write_bundle(
+    folder: Path, program, labels, variables, signature, variants, examples
+):
+    """Writes what a device needs: the model's variants, labels, program, requirements.
+
+    Args:
+        folder: An empty directory.
+        program: The file that becomes `run.py`.
+        labels: The lines of `labels.txt`.
+        variables: As for `convert`.
+        signature: As for `convert`.
+        variants: The variants of the model.
+        examples: As for `convert`.
+
+    Returns:
+        The operations of each variant and their numbers.
+    """
+    (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
+    (folder / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n")
+    shutil.copyfile(program, folder / "run.py")
+    return {
+        variant: convert(
+            variables, signature, folder / f"{variant}.tflite", variant, examples
+        )
+        for variant in variants
+    }
 
 
 def lite_operations(content):

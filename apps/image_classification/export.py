@@ -1,6 +1,5 @@
 """Exports a trained classifier for TensorFlow Serving and for devices."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from apps.image_classification.data import load_examples
 from apps.image_classification.evaluate import score
 from apps.image_classification.model import Classifier, load_classifier
 
-REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2", "pillow>=11")
 CALIBRATION_IMAGES = 200
 
 # The promises. Score differences are the largest of any class and image.
@@ -157,19 +155,15 @@ def make_bundle(classifier, folder: Path, variants, train_examples):
         for i in chosen[:CALIBRATION_IMAGES]
     ]
     names = [name.decode() for name in classifier.class_names.numpy()]
-    (folder / "labels.txt").write_text("\n".join(names) + "\n", "utf-8")
-    (folder / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n")
-    shutil.copyfile(edge.__file__, folder / "run.py")
-    return {
-        variant: saved_models.convert(
-            classifier.model.variables,
-            signature,
-            folder / f"{variant}.tflite",
-            variant,
-            examples,
-        )
-        for variant in variants
-    }
+    return saved_models.write_bundle(
+        folder,
+        edge.__file__,
+        names,
+        classifier.model.variables,
+        signature,
+        variants,
+        examples,
+    )
 
 
 def measure(predictor, examples, class_names, reference):

@@ -98,6 +98,23 @@ def load_examples(config):
         BadInput: The data cannot be used.
     """
     splits, classes = find_examples(config)
+    return complete(splits, config), classes
+
+
+def complete(splits, config):
+    """Holds out of the training images what the data has no split for.
+
+    Args:
+        splits: From `find_examples`.
+        config: A `Config`.
+
+    Returns:
+        The `Examples` of `train`, `validation` and `test`.
+
+    Raises:
+        BadInput: There are too few training images.
+    """
+    splits = dict(splits)
     if "train" not in splits:
         raise BadInput(
             f"{config.data} has a folder for {next(iter(splits))} but none to learn "
@@ -126,7 +143,7 @@ def load_examples(config):
         splits["train"], splits["validation"] = hold_out(
             splits["train"], config.validation_fraction, config
         )
-    return splits, classes
+    return splits
 
 
 def find_examples(config):
@@ -137,17 +154,21 @@ def find_examples(config):
     """
     if config.data == "scenes":
         return scenes(), SCENE_CLASSES
-    classes = config.classes or read_classes(Path(config.data))
+    root = Path(config.data)
+    if not root.is_dir():
+        raise BadInput(
+            f"there is no folder {root}; pass --data FOLDER with images and masks"
+        )
+    classes = config.classes or read_classes(root)
     names = [class_name(line) for line in classes]
     if not 2 <= len(names) <= VOID or len(set(names)) < len(names):
         raise BadInput(
             f"{config.data} has the classes {', '.join(names) or 'none'}; give 2 to "
             f"{VOID} different names, in classes.txt or by --classes"
         )
-    splits = find_splits(Path(config.data))
     return {
-        split: check(Path(config.data), pairs, classes, config.void)
-        for split, pairs in splits.items()
+        split: check(root, pairs, classes, config.void)
+        for split, pairs in find_splits(root).items()
     }, classes
 
 
@@ -158,10 +179,6 @@ def read_classes(root: Path):
         BadInput: There is no such file, or it is no text.
     """
     path = root / "classes.txt"
-    if not root.is_dir():
-        raise BadInput(
-            f"there is no folder {root}; pass --data FOLDER with images and masks"
-        )
     if not path.is_file():
         raise BadInput(
             f"{path} is missing; write the name of one class per line, in the order of "
@@ -176,10 +193,6 @@ def read_classes(root: Path):
 
 def find_splits(root: Path):
     """Returns the pairs of image and mask paths of each split."""
-    if not root.is_dir():
-        raise BadInput(
-            f"there is no folder {root}; pass --data FOLDER with images and masks"
-        )
     found = {}
     for split, names in SPLIT_FOLDERS.items():
         for name in names:
@@ -316,10 +329,10 @@ def load_split(config, split):
         return Examples(*joined, config.void), classes
     if split == "test" and "test" in given:
         return given["test"], classes
-    splits, classes = load_examples(config)
-    if not len(splits[split]):
+    examples = complete(given, config)[split]
+    if not len(examples):
         raise BadInput(f"{config.data} has no images for {split}; choose another split")
-    return splits[split], classes
+    return examples, classes
 
 
 def count_pixels(examples, num_classes):

@@ -1,6 +1,5 @@
 """Exports a trained segmenter for TensorFlow Serving and for devices."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from apps.semantic_segmentation.model import (
     windowed,
 )
 
-REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2", "pillow>=11")
 CALIBRATION_IMAGES = 100
 
 # The promises: how many pixels may change their class, and how much mean IoU a
@@ -194,22 +192,18 @@ def make_bundle(segmenter, folder: Path, variants, train_examples, crf):
         saved_models.convert(light.variables, refine, folder / "crf.tflite", "float32")
     colors = pictures.class_colors([class_color(line) for line in segmenter.classes])
     labels = [
-        f"{class_name(line)} {to_hex(color / 255)}\n"
+        f"{class_name(line)} {to_hex(color / 255)}"
         for line, color in zip(segmenter.classes, colors, strict=True)
     ]
-    (folder / "labels.txt").write_text("".join(labels), "utf-8")
-    (folder / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n")
-    shutil.copyfile(edge.__file__, folder / "run.py")
-    return {
-        variant: saved_models.convert(
-            segmenter.network.variables,
-            signature,
-            folder / f"{variant}.tflite",
-            variant,
-            examples,
-        )
-        for variant in variants
-    }
+    return saved_models.write_bundle(
+        folder,
+        edge.__file__,
+        labels,
+        segmenter.network.variables,
+        signature,
+        variants,
+        examples,
+    )
 
 
 def measure(predictor, examples, classes, reference):
