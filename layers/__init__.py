@@ -1,7 +1,19 @@
 """Custom Keras layers shared by the applications."""
 
+from layers.additive_attention import AdditiveAttention
 from layers.atrous_spatial_pyramid_pooling import AtrousSpatialPyramidPooling
 from layers.dense_crf import DenseCRF
+from layers.gru import GRU
+from layers.lstm import LSTM
+from layers.multiplicative_attention import MultiplicativeAttention
 from layers.residual_block import ResidualBlock
 
-__all__ = ["AtrousSpatialPyramidPooling", "DenseCRF", "ResidualBlock"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "AdditiveAttention",
+    "AtrousSpatialPyramidPooling",
+    "DenseCRF",
+    "MultiplicativeAttention",
+    "ResidualBlock",
+]

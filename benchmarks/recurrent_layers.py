@@ -1,0 +1,129 @@
+"""What our recurrent layers cost next to those of Keras, side by side in one run.
+
+    python -m benchmarks.recurrent_layers
+
+Times are medians on this machine, of measurements that take turns; the ratios are what
+carries over.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+import layers
+from apps.common import saved_models
+
+BATCH, STEPS, FEATURES, UNITS = 64, 50, 128, 256
+EDGE_STEPS, EDGE_FEATURES, EDGE_UNITS = 100, 40, 128
+PAIRS = {
+    "LSTM": (keras.layers.LSTM(UNITS), layers.LSTM(UNITS)),
+    "GRU": (keras.layers.GRU(UNITS, reset_after=False), layers.GRU(UNITS)),
+}
+
+
+def median_seconds(functions, repetitions):
+    """Returns the median seconds of each function; they are called in turn."""
+    durations = [[] for _ in functions]
+    for repetition in range(-2, repetitions):
+        for function, seconds in zip(functions, durations, strict=True):
+            start = time.perf_counter()
+            function()
+            if repetition >= 0:  # The first ones prepare.
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in durations]
+
+
+def training_step(layer):
+    """Returns a function that takes one step of gradient descent."""
+    model = keras.Sequential([keras.Input((STEPS, FEATURES)), layer])
+    model.compile("sgd", "mse", jit_compile=False)
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(BATCH, STEPS, FEATURES)).astype("float32")
+    targets = rng.normal(size=(BATCH, UNITS)).astype("float32")
+    return lambda: model.train_on_batch(inputs, targets)
+
+
+def inference(layer):
+    """Returns a function that computes the outputs of a batch."""
+    compiled = tf.function(layer, jit_compile=False)
+    inputs = tf.random.normal((BATCH, STEPS, FEATURES))
+    return lambda: compiled(inputs)
+
+
+def device_model(layer, variant, path):
+    """Writes a model for devices.
+
+    Returns:
+        A function that runs it on one thread, and its operations.
+    """
+    layer.build((1, EDGE_STEPS, EDGE_FEATURES))
+    signature = tf.function(
+        lambda inputs: {"outputs": layer(inputs)},
+        input_signature=[tf.TensorSpec((1, EDGE_STEPS, EDGE_FEATURES), name="inputs")],
+    )
+    counts = saved_models.convert(layer.variables, signature, path, variant)
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    inputs = np.random.default_rng(0).normal(size=(1, EDGE_STEPS, EDGE_FEATURES))
+    index = interpreter.get_input_details()[0]["index"]
+    interpreter.set_tensor(index, inputs.astype("float32"))
+    return interpreter.invoke, counts
+
+
+def main():
+    """Prints the tables."""
+    keras.utils.set_random_seed(0)
+    print(f"Batch {BATCH}, {STEPS} steps, {FEATURES} features, {UNITS} units")
+    for kind, pair in PAIRS.items():
+        for what, function in (("training", training_step), ("inference", inference)):
+            seconds = median_seconds([function(layer) for layer in pair], 60)
+            for origin, value in zip(("keras.layers", "layers"), seconds, strict=True):
+                name = f"{origin}.{kind}, {what}"
+                print(f"  {name:40} {1000 * value:7.1f} ms  {value / seconds[0]:5.2f}")
+
+    print(
+        f"TensorFlow Lite, LSTM of {EDGE_UNITS} units, {EDGE_STEPS} steps, "
+        f"{EDGE_FEATURES} features, one thread"
+    )
+    for return_sequences in (True, False):
+        print("  all outputs" if return_sequences else "  the last output")
+        print_device_models(return_sequences)
+
+
+def print_device_models(return_sequences):
+    """Prints size and latency of LSTMs for devices."""
+    models = {
+        "keras.layers.LSTM, float32": (keras.layers.LSTM, "float32"),
+        "keras.layers.LSTM, dynamic range": (keras.layers.LSTM, "dynamic_range"),
+        "layers.LSTM, float32": (layers.LSTM, "float32"),
+        "layers.LSTM, dynamic range": (layers.LSTM, "dynamic_range"),
+    }
+    functions, loops, sizes = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, (layer_class, variant) in enumerate(models.values()):
+            layer = layer_class(EDGE_UNITS, return_sequences=return_sequences)
+            file = Path(folder, f"{i}.tflite")
+            function, counts = device_model(layer, variant, file)
+            functions.append(function)
+            loops.append("WHILE" if counts["WHILE"] else "fused")
+            sizes.append(file.stat().st_size)
+        seconds = median_seconds(functions, 300)
+    for name, loop, size, value in zip(models, loops, sizes, seconds, strict=True):
+        print(
+            f"    {name:33} {loop} {size / 1000:5.0f} KB  {size / sizes[0]:5.2f} "
+            f"{1000 * value:7.2f} ms  {value / seconds[0]:5.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
