@@ -43,6 +43,11 @@ class LSTM(keras.layers.Layer):
         kernel_initializer: Initializer of the weights of the inputs.
         recurrent_initializer: Initializer of the weights of the previous output.
         seed: Seed of the dropout.
+        lite_reset: Whether the fused operation empties its cell itself before each
+            sequence, which takes it one more step; it would go on from its previous
+            call otherwise. Without, call `interpreter.reset_all_variables()` between
+            sequences; models of 8-bit activations need it so, because the further
+            step's input takes their whole range. Defaults to `True`.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -87,6 +92,7 @@ class LSTM(keras.layers.Layer):
         kernel_initializer="glorot_uniform",
         recurrent_initializer="orthogonal",
         seed=None,
+        lite_reset=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -110,6 +116,7 @@ class LSTM(keras.layers.Layer):
         self.kernel_initializer = kernel_initializer
         self.recurrent_initializer = recurrent_initializer
         self.seed = seed
+        self.lite_reset = lite_reset
         if recurrent_dropout:
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
@@ -189,6 +196,7 @@ class LSTM(keras.layers.Layer):
             "kernel_initializer": self.kernel_initializer,
             "recurrent_initializer": self.recurrent_initializer,
             "seed": self.seed,
+            "lite_reset": self.lite_reset,
         }
 
     def _initial_bias(self, shape, dtype):
@@ -251,27 +259,35 @@ class LSTM(keras.layers.Layer):
                 "go_backwards": False,
             },
         )
-        # The operation starts from where its previous call ended. So a step comes first
-        # that empties the cell: its one feature, a further one, closes all gates.
+        kernel = tf.convert_to_tensor(self.kernel)
+        if self.lite_reset:
+            sequences, kernel = self._with_reset(sequences, kernel)
+        outputs = run(
+            sequences,
+            self._zeros(sequences),
+            self._zeros(sequences),
+            kernel,
+            tf.convert_to_tensor(self.recurrent_kernel),
+            tf.convert_to_tensor(self.bias),
+        )[1]
+        if not self.return_sequences:
+            return outputs[:, -1]
+        return outputs[:, 1:] if self.lite_reset else outputs
+
+    def _with_reset(self, sequences, kernel):
+        """Returns sequences whose first step empties the cell, and their kernel.
+
+        That step has one feature, a further one, which closes all gates.
+        """
         batch, _, features = sequences.shape
         first = tf.one_hot(
             [[features]] * batch, features + 1, 1e4, 0, dtype=sequences.dtype
         )
         sequences = tf.pad(sequences, ((0, 0), (0, 0), (0, 1)))
-        sequences = tf.concat([first, sequences], 1)
-        kernel = tf.convert_to_tensor(self.kernel)
         # As large as the largest weight, so that quantization loses no precision by it.
         largest = tf.maximum(tf.reduce_max(tf.abs(kernel)), 0.01)
         closing = tf.fill((1, 4 * self.units), -largest)
-        outputs = run(
-            sequences,
-            self._zeros(sequences),
-            self._zeros(sequences),
-            tf.concat([kernel, closing], 0),
-            tf.convert_to_tensor(self.recurrent_kernel),
-            tf.convert_to_tensor(self.bias),
-        )[1]
-        return outputs[:, 1:] if self.return_sequences else outputs[:, -1]
+        return tf.concat([first, sequences], 1), tf.concat([kernel, closing], 0)
 
 
 def _recur(x, h, c, weights, mask, dropout, recorded=1):

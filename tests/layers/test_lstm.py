@@ -257,6 +257,26 @@ def test_becomes_one_operation_on_devices(wrap, return_sequences, variant, tmp_p
         np.testing.assert_allclose(answers, layer(inputs), atol=tolerance)
 
 
+def test_runs_on_8_bit_activations_when_the_caller_resets_it(tmp_path):
+    layer = randomize(LSTM(64, return_sequences=True, lite_reset=False), features=20)
+    layer.set_weights([weight / 4 for weight in layer.get_weights()])
+    signature = tf.function(
+        lambda inputs: {"outputs": layer(inputs)},
+        input_signature=[tf.TensorSpec((1, 9, 20), name="inputs")],
+    )
+    file = tmp_path / "model.tflite"
+    examples = [{"inputs": values(1, 9, 20, seed=seed)} for seed in range(50)]
+    counts = saved_models.convert(layer.variables, signature, file, "int8", examples)
+    assert counts["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
+    interpreter = Interpreter(str(file))
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner()
+    for example in examples[:3]:
+        interpreter.reset_all_variables()
+        answers = runner(**example)["outputs"]
+        np.testing.assert_allclose(answers, layer(example["inputs"]), atol=0.05)
+
+
 def test_compiles_with_unknown_sizes_in_mixed_precision():
     layer = LSTM(4, return_sequences=True, dtype="mixed_float16")
     inputs, mask = values(5, 5, 3), tf.constant(MASK)
