@@ -7,9 +7,7 @@ carries over.
 """
 
 import os
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -22,6 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import layers
 from apps.common import saved_models
+from benchmarks.measure import median_seconds_in_turns
 
 BATCH, STEPS, FEATURES, UNITS = 64, 50, 128, 256
 EDGE_STEPS, EDGE_FEATURES, EDGE_UNITS = 100, 40, 128
@@ -29,18 +28,6 @@ PAIRS = {
     "LSTM": (keras.layers.LSTM(UNITS), layers.LSTM(UNITS)),
     "GRU": (keras.layers.GRU(UNITS, reset_after=False), layers.GRU(UNITS)),
 }
-
-
-def median_seconds(functions, repetitions):
-    """Returns the median seconds of each function; they are called in turn."""
-    durations = [[] for _ in functions]
-    for repetition in range(-2, repetitions):
-        for function, seconds in zip(functions, durations, strict=True):
-            start = time.perf_counter()
-            function()
-            if repetition >= 0:  # The first ones prepare.
-                seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in durations]
 
 
 def training_step(layer):
@@ -86,7 +73,7 @@ def main():
     print(f"Batch {BATCH}, {STEPS} steps, {FEATURES} features, {UNITS} units")
     for kind, pair in PAIRS.items():
         for what, function in (("training", training_step), ("inference", inference)):
-            seconds = median_seconds([function(layer) for layer in pair], 60)
+            seconds = median_seconds_in_turns([function(layer) for layer in pair], 60)
             for origin, value in zip(("keras.layers", "layers"), seconds, strict=True):
                 name = f"{origin}.{kind}, {what}"
                 print(f"  {name:40} {1000 * value:7.1f} ms  {value / seconds[0]:5.2f}")
@@ -115,9 +102,9 @@ def print_device_models(return_sequences):
             file = Path(folder, f"{i}.tflite")
             function, counts = device_model(layer, variant, file)
             functions.append(function)
-            loops.append("WHILE" if counts["WHILE"] else "fused")
+            loops.append("fused" if counts["UNIDIRECTIONAL_SEQUENCE_LSTM"] else "loop ")
             sizes.append(file.stat().st_size)
-        seconds = median_seconds(functions, 300)
+        seconds = median_seconds_in_turns(functions, 300)
     for name, loop, size, value in zip(models, loops, sizes, seconds, strict=True):
         print(
             f"    {name:33} {loop} {size / 1000:5.0f} KB  {size / sizes[0]:5.2f} "

@@ -21,7 +21,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import layers
-from benchmarks.measure import bundle_start, median_seconds, run_and_measure
+from benchmarks.measure import (
+    bundle_start,
+    made_up_photograph,
+    median_seconds,
+    run_and_measure,
+)
 
 CLASSES = 12
 SETTINGS = {
@@ -118,7 +123,8 @@ def main():
     )
 
     for flags in ((), ("--crf",)):
-        seconds, megabytes = bundle_start(EDGE, *flags)
+        with made_up_photograph() as photo:
+            seconds, megabytes = bundle_start(EDGE, photo, *flags)
         print(
             f"Edge bundle {' '.join(flags)}, from start to the answer for 640×480: "
             f"{seconds:.2f} s, {megabytes:.0f} MB resident"

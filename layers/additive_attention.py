@@ -2,6 +2,8 @@
 
 import keras
 
+from layers import _attention
+
 
 @keras.saving.register_keras_serializable(package="layers")
 class AdditiveAttention(keras.layers.Layer):
@@ -66,14 +68,7 @@ class AdditiveAttention(keras.layers.Layer):
         self.score = self._dense(1, False, "score")
 
     def build(self, input_shape):
-        ranks = [len(s) if isinstance(s, (list, tuple)) else 0 for s in input_shape]
-        if ranks not in ([2, 3], [3, 3], [2, 3, 3], [3, 3, 3]):
-            raise ValueError(
-                "The inputs must be [query, values] or [query, values, keys]: a query "
-                "(batch, steps, size) or (batch, size), values and keys "
-                "(batch, steps, size). Reshape a grid of image features to "
-                f"(batch, height * width, channels). Received shapes: {input_shape}"
-            )
+        _attention.check_shapes(input_shape)
         query_shape, values_shape, *_ = input_shape
         self.query_projection.build(query_shape)
         if not self.key_projection.built:
@@ -93,19 +88,11 @@ class AdditiveAttention(keras.layers.Layer):
     def call(self, inputs, mask=None, return_weights=False):
         query, values, *keys = inputs
         keys = keys[0] if keys else self.project_keys(values)
-        single = len(query.shape) == 2
-        if single:
-            query = keras.ops.expand_dims(query, 1)
-
-        query = keras.ops.expand_dims(self.query_projection(query), 2)
-        scores = self.score(keras.ops.tanh(query + keras.ops.expand_dims(keys, 1)))
-        weights = self._weights(keras.ops.squeeze(scores, -1), mask)
-        context = keras.ops.matmul(weights, values)
-
-        if single:
-            context = keras.ops.squeeze(context, 1)
-            weights = keras.ops.squeeze(weights, 1)
-        return (context, weights) if return_weights else context
+        projected = self.query_projection(_attention.with_steps(query))
+        projected = keras.ops.expand_dims(projected, 2)
+        scores = self.score(keras.ops.tanh(projected + keras.ops.expand_dims(keys, 1)))
+        scores = keras.ops.squeeze(scores, -1)
+        return _attention.attend(query, scores, values, mask, return_weights)
 
     def compute_mask(self, inputs, previous_mask):
         # Without this method, Keras warns at every mask that it gets lost.
@@ -125,25 +112,6 @@ class AdditiveAttention(keras.layers.Layer):
             "units": self.units,
             "use_bias": self.use_bias,
         }
-
-    def _weights(self, scores, mask):
-        if isinstance(mask, (list, tuple)):  # Not given: Keras lists what inputs carry.
-            if any(carried is not None for carried in mask[1:]):
-                raise ValueError(
-                    "The values carry a mask that Keras attached to them. Give it as "
-                    "well: attention([query, values], mask=mask)"
-                )
-            mask = None
-        if mask is None:
-            return keras.ops.softmax(scores)
-        mask = keras.ops.expand_dims(mask, 1)
-        # Masked with the lowest score rather than with a huge negative number, which
-        # overflows in half precision and leaves int8 no resolution for the others.
-        lowest = keras.ops.min(scores, axis=-1, keepdims=True)
-        weights = keras.ops.softmax(keras.ops.where(mask, scores, lowest))
-        weights = keras.ops.where(mask, weights, 0)
-        total = keras.ops.sum(weights, axis=-1, keepdims=True)
-        return weights / keras.ops.where(total > 0, total, 1)
 
     def _dense(self, units, use_bias, name):
         return keras.layers.Dense(

@@ -37,6 +37,11 @@ class ServedModel:
         return signature(**inputs)
 
 
+def from_json(value):
+    """Reads a string that was written as text, or in base64."""
+    return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
+
+
 def to_json(value, binary):
     """Writes bytes in base64 where the output's name ends in `_bytes`, else as text."""
     if isinstance(value, list):
@@ -68,7 +73,7 @@ def rest_handler(model):
             length = int(self.headers["Content-Length"])
             request = json.loads(self.rfile.read(length))
             inputs = {
-                name: tf.constant([base64.b64decode(each["b64"]) for each in value])
+                name: tf.constant([from_json(each) for each in value])
                 for name, value in request["inputs"].items()
             }
             try:

@@ -70,8 +70,7 @@ def _choose_config(arguments, presets, own_data):
     data_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     data_flag.add_argument("--data")
     data = data_flag.parse_known_args(arguments)[0].data
-    is_folder = data and not data.startswith("tfds:")
-    run_name = Path(data).resolve().name if is_folder else data and _file_name(data)
+    run_name = data and _run_name(data)
     if arguments and not arguments[0].startswith("-"):
         preset, *arguments = arguments
         if preset not in presets:
@@ -86,8 +85,12 @@ def _choose_config(arguments, presets, own_data):
     return presets[preset](), preset, arguments
 
 
-def _file_name(text):
-    return "".join(letter if letter.isalnum() else "_" for letter in text)
+def _run_name(data):
+    """Returns the name of a folder, of a file without its endings, or of a data set."""
+    if data.startswith("tfds:"):
+        return "".join(letter if letter.isalnum() else "_" for letter in data)
+    path = Path(data).resolve()
+    return path.name.split(".")[0] if path.is_file() else path.name
 
 
 def _describe(train, presets, name):

@@ -8,12 +8,13 @@ matplotlib.use("agg")  # Draws files; needs no screen.
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
 THUMBNAIL_PIXELS = 320
 MOST_IMAGES = 60
+MOST_PIECES = 200
 
 
 def class_colors(given):
@@ -78,6 +79,65 @@ def draw_confusion_matrix(labels, predictions, class_names, path):
         include_values=len(class_names) <= 30,
         ax=axis,
     )
+    _save(figure, path)
+
+
+def draw_reliability(curve, path):
+    """Draws how often a model is right against how sure it is.
+
+    Args:
+        curve: The mean confidence, the accuracy and the share of the examples of each
+            bin, `(bins, 3)`.
+        path: The PNG file to write.
+    """
+    confidence, accuracy, share = np.asarray(curve).T
+    figure, axis = plt.subplots(figsize=(4.5, 4.5))
+    axis.plot([0, 1], [0, 1], ":", color="grey", label="perfectly calibrated")
+    axis.plot(confidence, accuracy, "-", color="tab:blue", alpha=0.5)
+    axis.scatter(confidence, accuracy, s=600 * share + 5, label="answers, by number")
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(markerscale=0.5)
+    _save(figure, path)
+
+
+def draw_texts(texts, path, columns=92):
+    """Draws texts whose pieces are shaded by their weights.
+
+    Args:
+        texts: For each text a title, its pieces and their weights; `▁` at the start of
+            a piece stands for the space before a word. The first 60 are drawn.
+        path: The PNG file to write.
+        columns: Letters in a line.
+    """
+    placed, line = [], 0  # (line, column, piece, shade)
+    titles = []
+    for title, pieces, weights in texts[:MOST_IMAGES]:
+        titles.append((line, title))
+        line, column = line + 1, 0
+        strongest = max(np.max(weights, initial=0), 1e-9)
+        for piece, weight in zip(pieces[:MOST_PIECES], weights, strict=False):
+            word = piece.removeprefix("▁")
+            column += bool(column) and word != piece
+            if column + len(word) > columns and column:
+                line, column = line + 1, 0
+            placed.append((line, column, word, weight / strongest))
+            column += len(word)
+        line += 2
+    # As wide as the letters are, 0.6 of their height of 11 points.
+    figure = plt.figure(figsize=(columns * 11 * 0.602 / 72, max(line, 1) * 0.24))
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, columns), ylim=(max(line, 1), -0.5))
+    axis.axis("off")
+    style = {"family": "monospace", "fontsize": 11, "va": "center"}
+    for line, title in titles:
+        axis.text(0, line, title, color="tab:blue", parse_math=False, **style)
+    for line, column, word, shade in placed:
+        axis.add_patch(
+            Rectangle(
+                (column, line - 0.45), len(word), 0.9, color="orange", alpha=shade, lw=0
+            )
+        )
+        axis.text(column, line, word, parse_math=False, **style)
     _save(figure, path)
 
 

@@ -84,7 +84,7 @@ def training_config(config_class, model, data=None):
         return config_class("")
     raise BadInput(
         f"--model {model} does not tell what it was trained on; add --data, or "
-        "images to predict"
+        "inputs to predict"
     )
 
 
@@ -97,16 +97,29 @@ def in_batches(predictor, inputs, batch_size=32):
         batch_size: Inputs per call.
 
     Returns:
-        The named arrays of all inputs.
+        The named arrays of all inputs. Where the second axes of batches differ in
+        length, as with tokens, shorter rows are padded with zeros or empty strings.
     """
     inputs = iter(inputs)
     answers = []
     while batch := list(itertools.islice(inputs, batch_size)):
         answers.append(predictor(batch))
-    return {
-        name: np.concatenate([answer[name] for answer in answers])
-        for name in answers[0]
-    }
+    return {name: _join([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def _join(arrays):
+    """Concatenates arrays; shorter rows are padded with zeros or empty strings."""
+    if arrays[0].ndim > 1:
+        longest = max(array.shape[1] for array in arrays)
+        arrays = [
+            np.pad(
+                array,
+                [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)],
+                constant_values=b"" if array.dtype == object else 0,
+            )
+            for array in arrays
+        ]
+    return np.concatenate(arrays)
 
 
 def _choose(signatures, signature, where):
@@ -122,6 +135,8 @@ def _choose(signatures, signature, where):
 def _saved_model(path, signature):
     import tensorflow as tf
 
+    if b"Sentencepiece" in (path / "saved_model.pb").read_bytes():
+        import tensorflow_text  # noqa: F401, registers the tokenizer's operations.
     try:
         loaded = tf.saved_model.load(str(path))
     except Exception as error:
@@ -159,7 +174,7 @@ def _edge(path, signature):
             f"--model {path}: {error.filename} is missing; export the bundle with "
             f"it, or do without {signature}"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise BadInput(
             f"--model {path} is no whole bundle of TensorFlow Lite; export it again"
         ) from error

@@ -177,6 +177,20 @@ def require_finished(run: Path):
         )
 
 
+def evaluation_folder(model, application):
+    """Returns where the pictures of an evaluation belong.
+
+    Args:
+        model: Where the model is, as `predictors.load_predictor` takes it.
+        application: The name of the application.
+
+    Returns:
+        `evaluation` in a run directory; `runs/APPLICATION/evaluation` for other models.
+    """
+    is_run = (Path(model) / "model.keras").exists()
+    return (Path(model) if is_run else Path("runs") / application) / "evaluation"
+
+
 def read_history(run: Path):
     """Returns one dictionary of numbers per epoch, the first epoch first."""
     path = run / "history.csv"
@@ -199,9 +213,15 @@ def best_epoch(run: Path, monitor, mode):
 
 
 def write_json(path: Path, content):
+    """Writes content as JSON, as `write_bytes` does."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content):
     """Writes the file in one step, so that a kill never leaves half of it."""
     unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    unfinished.write_bytes(content)
     os.replace(unfinished, path)
 
 

@@ -33,7 +33,7 @@ from apps.common.errors import BadInput, ExportRefused
 
 # TensorFlow Lite models, the leanest last.
 VARIANTS = ("float32", "dynamic_range", "int8")
-REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2", "pillow>=11")  # Of a bundle.
+REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2")  # Of every bundle.
 # Operations that the stock model server does not run.
 UNSERVABLE_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"}
 
@@ -112,7 +112,7 @@ def fold_batch_normalization(model):
     return folded
 
 
-def save(variables, signatures, path: Path, half=False):
+def save(variables, signatures, path: Path, half=False, resources=()):
     """Writes a SavedModel and checks that a stock server can run it.
 
     Args:
@@ -121,12 +121,14 @@ def save(variables, signatures, path: Path, half=False):
         path: The directory to write.
         half: Whether to store the variables in half precision. The graph computes in
             single precision all the same. A signature must not call another one then.
+        resources: What else the signatures use, such as tokenizers of keras-nlp.
 
     Raises:
         ExportRefused: The graph holds operations that the server does not run.
     """
     # Only the variables are saved; a Keras model would bring copies of its graph along.
     root = tf.Module()
+    root.resources = list(resources)
     root.model_variables = [variable.value for variable in variables]
     if half:
         root.model_variables = [
@@ -258,13 +260,21 @@ def convert(variables, signature, path: Path, variant, examples=None):
 
 
 def write_bundle(
-    folder: Path, program, labels, variables, signature, variants, examples
+    folder: Path,
+    program,
+    requirement,
+    labels,
+    variables,
+    signature,
+    variants,
+    examples=None,
 ):
     """Writes what a device needs: the model's variants, labels, program, requirements.
 
     Args:
         folder: An empty directory.
         program: The file that becomes `run.py`.
+        requirement: What the program needs besides `REQUIREMENTS`, as pip names it.
         labels: The lines of `labels.txt`.
         variables: As for `convert`.
         signature: As for `convert`.
@@ -275,7 +285,9 @@ def write_bundle(
         The operations of each variant and their numbers.
     """
     (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
-    (folder / "requirements.txt").write_text("\n".join(REQUIREMENTS) + "\n")
+    (folder / "requirements.txt").write_text(
+        "\n".join([*REQUIREMENTS, requirement, ""])
+    )
     shutil.copyfile(program, folder / "run.py")
     return {
         variant: convert(
@@ -414,10 +426,19 @@ def recommend(bundle: Path, engines, variants, metric, loss):
     return best
 
 
-def card_config(config):
-    """Returns the settings for a card, without the folders of this machine."""
-    weights = config.weights and Path(config.weights).name
-    return {**dataclasses.asdict(config), "weights": weights}
+def card_config(config, files):
+    """Returns the settings for a card, without the folders of this machine.
+
+    Args:
+        config: The configuration.
+        files: The name of the setting that is the path of a file, or several paths.
+    """
+    value = getattr(config, files)
+    if isinstance(value, tuple):
+        value = tuple(Path(path).name for path in value)
+    elif value:
+        value = Path(value).name
+    return {**dataclasses.asdict(config), files: value}
 
 
 def latency_ms(predictor, raw_input, repetitions=30):

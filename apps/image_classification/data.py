@@ -11,18 +11,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
-from apps.common import images
-from apps.common.cli import closest
+from apps.common import datasets, images
 from apps.common.errors import BadInput
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
-TEST_FRACTION = 0.25
 CACHE_BYTES = 2 * 2**30  # Decoded images that take less are kept in memory.
 
 
@@ -62,10 +54,8 @@ class Examples:
 def load_examples(data, validation_fraction, seed):
     """Finds the images of a data set and splits them.
 
-    Splits that the data has are kept: a `test` folder is for testing, a `val` folder
-    chooses the best epoch. With only a `val` folder, that one is for testing. What is
-    missing is held out from the training images with equal shares of every class: a
-    quarter for testing, `validation_fraction` of the rest for validation.
+    What the data has no split for is held out from the training images, as
+    `datasets.complete_splits` describes.
 
     Args:
         data: A folder, `tfds:NAME` or `digits`, as in `Config.data`.
@@ -84,16 +74,9 @@ def load_examples(data, validation_fraction, seed):
         splits, class_names = _tensorflow_dataset(data.removeprefix("tfds:"))
     else:
         splits, class_names = _folder(Path(data))
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits.pop("validation")
-    if "test" not in splits:
-        splits["train"], splits["test"] = _hold_out(
-            splits["train"], TEST_FRACTION, seed, data, class_names
-        )
-    if "validation" not in splits:
-        splits["train"], splits["validation"] = _hold_out(
-            splits["train"], validation_fraction, seed, data, class_names
-        )
+    splits = datasets.complete_splits(
+        splits, validation_fraction, seed, data, class_names
+    )
     for split, examples in splits.items():
         if not len(examples):
             raise BadInput(f"{data} has no readable image for {split}; add some")
@@ -111,7 +94,7 @@ def load_split(data, split, validation_fraction, seed, foreign=False):
         foreign: Whether it is other data than the model was trained on. Of that, a
             folder that itself is a split, such as `flowers/val`, is taken whole.
     """
-    is_split = Path(data).name in sum(SPLIT_FOLDERS.values(), ())
+    is_split = Path(data).name in sum(datasets.SPLIT_NAMES.values(), ())
     if foreign and is_split and Path(data).is_dir():
         class_names = _class_names([Path(data)])
         return _class_folders(Path(data), class_names), class_names
@@ -210,39 +193,20 @@ def _tensorflow_dataset(name):
     """A data set of TensorFlow Datasets; its encoded images are held in memory."""
     import tensorflow_datasets as tfds  # Slow to import, and seldom needed.
 
-    try:
-        builder = tfds.builder(name)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError):
-        raise BadInput(
-            f"TensorFlow Datasets has no '{name}'{closest(name, tfds.list_builders())}"
-        ) from None
-    features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise BadInput(
-            f"tfds:{name} has no `image` and `label`; choose a data set made for image "
-            "classification"
+    sources, features = datasets.read_tensorflow_dataset(
+        name,
+        ("image", "label"),
+        "image classification",
+        decoders={"image": tfds.decode.SkipDecoding()},
+    )
+    splits = {
+        split: Examples(
+            [f"{name} {split} {i}" for i in range(len(records))],
+            np.array([record["label"] for record in records]),
+            [record["image"] for record in records],
         )
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise BadInput(
-            f"tfds:{name} could not be downloaded: {str(error).splitlines()[0]}; check "
-            "the network, or prepare the data set elsewhere"
-        ) from error
-    splits = {}
-    for split, names in SPLIT_FOLDERS.items():
-        for source in set(names) & set(builder.info.splits):
-            records = builder.as_dataset(
-                split=source, decoders={"image": tfds.decode.SkipDecoding()}
-            )
-            records = list(records.as_numpy_iterator())
-            splits[split] = Examples(
-                [f"{name} {source} {i}" for i in range(len(records))],
-                np.array([record["label"] for record in records]),
-                [record["image"] for record in records],
-            )
-    if "train" not in splits:
-        raise BadInput(f"tfds:{name} has no split named `train`; choose another one")
+        for split, records in sources.items()
+    }
     return splits, features["label"].names
 
 
@@ -255,7 +219,7 @@ def _folder(root):
         )
     folders = {
         split: path
-        for split, names in SPLIT_FOLDERS.items()
+        for split, names in datasets.SPLIT_NAMES.items()
         for path in sorted(root.iterdir())
         if path.is_dir() and path.name.lower() in names
     }
@@ -311,25 +275,6 @@ def _class_folders(folder, class_names):
         print(f"skipped: {problem}", file=sys.stderr)
     examples = Examples([str(path) for path in paths], np.array(labels, int))
     return examples[np.flatnonzero(readable)]
-
-
-def _hold_out(examples, fraction, seed, data, class_names):
-    """Splits off about the same share of every class."""
-    counts = np.bincount(examples.labels, minlength=len(class_names))
-    if counts.min() < 2:
-        raise BadInput(
-            f"{data} has {counts.min()} usable image of the class "
-            f"{class_names[counts.argmin()]}; add more, so that some can be held out"
-        )
-    held_out = max(round(fraction * len(examples)), len(class_names))
-    held_out = min(held_out, len(examples) - len(class_names))
-    kept, taken = train_test_split(
-        np.arange(len(examples)),
-        test_size=held_out,
-        random_state=seed,
-        stratify=examples.labels,
-    )
-    return examples[kept], examples[taken]
 
 
 def _join(parts):

@@ -129,7 +129,7 @@ def export(run: Path, to: Path, variants=saved_models.VARIANTS):
                     ),
                 },
                 "classes": class_names,
-                "config": saved_models.card_config(config),
+                "config": saved_models.card_config(config, "weights"),
             },
         )
         saved_models.publish(stage, to, version)
@@ -158,6 +158,7 @@ def make_bundle(classifier, folder: Path, variants, train_examples):
     return saved_models.write_bundle(
         folder,
         edge.__file__,
+        "pillow>=11",
         names,
         classifier.model.variables,
         signature,

@@ -6,10 +6,8 @@ python -m apps.image_classification train flowers
 from pathlib import Path
 
 import keras
-import numpy as np
-from sklearn.utils.class_weight import compute_class_weight
 
-from apps.common import backbones, pictures, runs, schedules
+from apps.common import backbones, datasets, pictures, runs, schedules
 from apps.image_classification.data import load_examples, make_batches
 from apps.image_classification.model import build_model
 
@@ -36,7 +34,11 @@ def train(config, run: Path):
     validation_batches = make_batches(splits["validation"], config, len(class_names))
     class_weight = None
     if config.class_weights:
-        class_weight = dict(enumerate(balanced_weights(splits["train"].labels)))
+        class_weight = dict(
+            enumerate(
+                datasets.balanced_weights(splits["train"].labels, len(class_names))
+            )
+        )
 
     model = build_model(
         len(class_names),
@@ -99,8 +101,3 @@ def compile_model(model, config, learning_rate):
         metrics=["accuracy"],
         jit_compile=False,  # On CPUs, XLA's convolutions are several times slower.
     )
-
-
-def balanced_weights(labels):
-    """Returns a weight per class such that all classes count alike."""
-    return compute_class_weight("balanced", classes=np.unique(labels), y=labels)

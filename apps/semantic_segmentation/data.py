@@ -13,14 +13,10 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import train_test_split
 
 from apps.common import images
+from apps.common.datasets import SPLIT_NAMES
 from apps.common.errors import BadInput
 from apps.semantic_segmentation.config import class_name
 
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
 TEST_FRACTION = 0.2
 VOID = 255
 CACHE_BYTES = 2 * 2**30  # Decoded images that take less are kept in memory.
@@ -194,7 +190,7 @@ def read_classes(root: Path):
 def find_splits(root: Path):
     """Returns the pairs of image and mask paths of each split."""
     found = {}
-    for split, names in SPLIT_FOLDERS.items():
+    for split, names in SPLIT_NAMES.items():
         for name in names:
             for image_folder, mask_folder in (
                 (root / name, root / f"{name}annot"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from apps.common import pictures
+from apps.common import pictures, runs
+from apps.common.datasets import is_same
 from apps.common.errors import BadInput
 from apps.common.predictors import in_batches, training_config
 from apps.semantic_segmentation.config import CONFIGS, Config, class_color, class_name
@@ -60,7 +61,7 @@ def evaluate(
     predictors = [load_model(model, signature) for signature in signatures]
     config = training_config(Config, model, data)
     data = data and str(Path(data))
-    if data and data != config.data:
+    if data and not is_same(data, config.data):
         published = {preset().data: preset() for preset in CONFIGS.values()}
         named = (Path(data) / "classes.txt").exists()
         foreign = replace(
@@ -72,12 +73,9 @@ def evaluate(
     report = summarize(scores, classes)
     print_report(report)
 
-    if pictures_folder is None:
-        is_run = (Path(model) / "model.keras").exists()
-        folder = Path(model) if is_run else Path("runs/semantic_segmentation")
-        pictures_folder = folder / "evaluation"
-    draw(scores, examples, classes, pictures_folder)
-    print(f"pictures: {pictures_folder}")
+    folder = pictures_folder or runs.evaluation_folder(model, "semantic_segmentation")
+    draw(scores, examples, classes, folder)
+    print(f"pictures: {folder}")
     if json:
         print(json_module.dumps(report, ensure_ascii=False))
     return report

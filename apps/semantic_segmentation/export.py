@@ -138,7 +138,7 @@ def export(
                     ),
                 },
                 "classes": classes,
-                "config": saved_models.card_config(config),
+                "config": saved_models.card_config(config, "weights"),
             },
         )
         saved_models.publish(stage, to, version)
@@ -198,6 +198,7 @@ def make_bundle(segmenter, folder: Path, variants, train_examples, crf):
     return saved_models.write_bundle(
         folder,
         edge.__file__,
+        "pillow>=11",
         labels,
         segmenter.network.variables,
         signature,

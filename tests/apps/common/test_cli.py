@@ -30,6 +30,7 @@ def large():
 
 
 CALLS = []
+FILE = __file__  # Its ending is no part of the run's name.
 
 
 def train(config: Config, run: Path):
@@ -71,6 +72,7 @@ def command(monkeypatch):
         ),
         (["--data", "my/photos"], Config("my/photos"), "runs/example/photos"),
         (["--data=tfds:cats"], Config("tfds:cats"), "runs/example/tfds_cats"),
+        (["--data", FILE], Config(FILE), "runs/example/test_cli"),
         (["tiny", "--data", "x"], Config("x"), "runs/example/x"),
         (["large", "--data", "x"], Config("x", epochs=9), "runs/example/x"),
         (["--run", "here"], Config("tiny"), "here"),

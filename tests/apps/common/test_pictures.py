@@ -135,3 +135,72 @@ def test_rows_show_every_picture_and_the_legend(tmp_path):
 def test_rows_of_nothing_are_drawn_too(tmp_path):
     pictures.draw_rows([], tmp_path / "none.png", ["left", "right"])
     assert (tmp_path / "none.png").exists()
+
+
+def darkness(image):
+    return (255 - image.astype(int)).sum()
+
+
+def test_reliability_lies_where_confidence_and_accuracy_meet(tmp_path):
+    blue = (31, 119, 180)
+    places = {}
+    for confidence, accuracy in ((0.9, 0.2), (0.2, 0.5)):
+        path = tmp_path / f"{confidence}.png"
+        pictures.draw_reliability(np.array([[confidence, accuracy, 1.0]]), path)
+        image = drawn(path).copy()
+        image[: image.shape[0] // 3, : image.shape[1] // 2] = 255  # The legend.
+        rows, columns = np.nonzero(np.abs(image.astype(int) - blue).max(axis=-1) < 8)
+        places[confidence] = rows.mean(), columns.mean()
+    assert places[0.9][1] > places[0.2][1] + 100  # To the right,
+    assert places[0.9][0] > places[0.2][0] + 50  # and below.
+
+
+ORANGE = (255, 165, 0)
+
+
+def draw_text(tmp_path, pieces, weights, title="a text"):
+    path = tmp_path / "deep/texts.png"
+    pictures.draw_texts([(title, pieces, np.array(weights))], path)
+    return drawn(path)
+
+
+def test_pieces_are_shaded_as_they_weigh(tmp_path):
+    pieces = ["▁mmmmm", "▁mmmmm"]
+    image = draw_text(tmp_path, pieces, [0.0, 0.4])
+    assert count(image, ORANGE) > 300  # The strongest has the full colour.
+    columns = np.nonzero(np.abs(image.astype(int) - ORANGE).max(axis=-1) < 8)[1]
+    assert count(draw_text(tmp_path, pieces, [0.0, 0.0]), ORANGE) == 0
+    image = draw_text(tmp_path, pieces, [0.4, 0.0])
+    left = np.nonzero(np.abs(image.astype(int) - ORANGE).max(axis=-1) < 8)[1]
+    assert left.max() < columns.min()
+
+
+def test_long_texts_are_broken_into_lines(tmp_path):
+    one, three = (
+        draw_text(tmp_path, ["▁word"] * number, [0.1] * number).shape
+        for number in (18, 50)
+    )
+    assert three[0] > one[0] + 30
+    assert abs(three[1] - one[1]) < 30
+
+
+def test_signs_of_formulas_are_drawn_as_they_are(tmp_path):
+    assert darkness(draw_text(tmp_path, ["▁$\\frac$", "▁$"], [0.5, 0.5])) > 0
+    assert darkness(draw_text(tmp_path, ["▁a"], [1.0], title="$\\frac$ 0.9")) > 0
+
+
+def test_texts_of_nothing_are_drawn_too(tmp_path):
+    pictures.draw_texts([], tmp_path / "none.png")
+    assert (tmp_path / "none.png").exists()
+    draw_text(tmp_path, [], [])
+
+
+def test_only_the_first_texts_and_pieces_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_IMAGES", 2)
+    monkeypatch.setattr(pictures, "MOST_PIECES", 30)
+    heights = {}
+    for texts, pieces in ((2, 30), (3, 30), (2, 90), (1, 30)):
+        text = ("title", ["▁longer"] * pieces, np.ones(pieces))
+        pictures.draw_texts([text] * texts, tmp_path / "many.png")
+        heights[texts, pieces] = drawn(tmp_path / "many.png").shape[0]
+    assert heights[2, 30] == heights[3, 30] == heights[2, 90] > heights[1, 30]

@@ -116,6 +116,26 @@ def test_batches_are_joined_in_order():
     assert sizes == [3, 3, 1]
 
 
+def test_shorter_batches_are_padded():
+    def predictor(words):
+        longest = max(map(len, words))
+        return {
+            "letters": np.array([[*w.ljust(longest)] for w in words], object),
+            "places": np.array([range(1, longest + 1) for _ in words], "float32"),
+            "grids": np.ones((len(words), longest, 2), "int32"),
+            "lengths": np.array([len(word) for word in words]),
+        }
+
+    answers = predictors.in_batches(predictor, ["abc", "de", "f"], batch_size=1)
+    letters = [["a", "b", "c"], ["d", "e", b""], ["f", b"", b""]]
+    assert answers["letters"].tolist() == letters
+    places = [[1, 2, 3], [1, 2, 0], [1, 0, 0]]
+    assert answers["places"].tolist() == places
+    assert answers["places"].dtype == "float32"
+    assert answers["grids"][..., 1].tolist() == (np.array(places) > 0).tolist()
+    assert answers["lengths"].tolist() == [3, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

@@ -212,3 +212,30 @@ def test_the_summary_tells_the_best_epoch(tmp_path):
     assert runs.summary(tmp_path) == summary
     runs.start(Config(), tmp_path)
     assert runs.finished(Config(), tmp_path) == summary
+
+
+def test_pictures_of_an_evaluation_lie_in_the_run_or_beside_all_runs(tmp_path):
+    (tmp_path / "model.keras").touch()
+    folder = runs.evaluation_folder(str(tmp_path), "reading")
+    assert folder == tmp_path / "evaluation"
+    for other in ("saved_models/reading/1", "http://127.0.0.1:8501/v1/models/reading"):
+        folder = runs.evaluation_folder(other, "reading")
+        assert folder.as_posix() == "runs/reading/evaluation"
+
+
+def test_files_are_written_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.model"
+    runs.write_bytes(path, b"\x00old")
+    runs.write_json(tmp_path / "classes.json", ["schön"])
+    assert path.read_bytes() == b"\x00old"
+    assert "schön" in (tmp_path / "classes.json").read_text("utf-8")
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def kill(*arguments):
+        raise KilledError
+
+    monkeypatch.setattr(runs.os, "replace", kill)
+    for write, content in ((runs.write_bytes, b"new"), (runs.write_json, "new")):
+        with pytest.raises(KilledError):
+            write(path, content)
+        assert path.read_bytes() == b"\x00old"

@@ -1,4 +1,6 @@
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -233,3 +235,60 @@ def test_half_precision_halves_the_variables(tmp_path):
         np.testing.assert_allclose(answer, model(numbers), atol=5e-3 if half else 1e-6)
         sizes[half] = saved_models.size_mb(path / "variables")
     assert sizes[True] < 0.6 * sizes[False]
+
+
+def test_a_table_that_a_signature_uses_is_saved_along(tmp_path):
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(["ant", "bee"], [1.0, 2.0]), 0.0
+    )
+    function = tf.function(
+        lambda words: {"y": table.lookup(words)},
+        input_signature=[tf.TensorSpec([None], tf.string, name="words")],
+    )
+    with pytest.raises(AssertionError, match="untracked"):
+        saved_models.save([], {"serving_default": function}, tmp_path / "without")
+    saved_models.save(
+        [], {"serving_default": function}, tmp_path / "with", resources=[table]
+    )
+    served = tf.saved_model.load(tmp_path / "with").signatures["serving_default"]
+    answer = served(words=tf.constant(["bee", "cat"]))["y"]
+    assert answer.numpy().tolist() == [2, 0]
+
+
+def test_a_bundle_holds_its_program_and_names_what_it_requires(model, tmp_path):
+    operations = saved_models.write_bundle(
+        tmp_path,
+        __file__,
+        "sentencepiece>=0.2",
+        ["häßlich", "schön"],
+        model.variables,
+        signature(lambda numbers: {"y": model(numbers)}),
+        ["float32"],
+    )
+    assert operations["float32"]["FULLY_CONNECTED"] == 2
+    assert (tmp_path / "run.py").read_text() == Path(__file__).read_text()
+    assert (tmp_path / "labels.txt").read_text("utf-8") == "häßlich\nschön\n"
+    assert (tmp_path / "requirements.txt").read_text().splitlines() == [
+        *saved_models.REQUIREMENTS,
+        "sentencepiece>=0.2",
+    ]
+    assert (tmp_path / "float32.tflite").exists()
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = "data/mine"
+    weights: str | None = None
+    word_vectors: tuple[str, ...] = ()
+
+
+def test_a_card_tells_no_folders_of_weights():
+    config = Config(weights="/home/me/a.h5", word_vectors=("/home/me/b.npz", "c.txt"))
+    assert saved_models.card_config(config, "weights") == {
+        "data": "data/mine",
+        "weights": "a.h5",
+        "word_vectors": ("/home/me/b.npz", "c.txt"),
+    }
+    card = saved_models.card_config(config, "word_vectors")
+    assert card["word_vectors"] == ("b.npz", "c.txt")
+    assert saved_models.card_config(Config(), "weights")["weights"] is None

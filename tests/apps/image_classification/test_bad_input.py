@@ -58,7 +58,7 @@ def test_split_folder_without_train(refused, own_photos, tmp_path):
 def test_too_few_images_of_a_class(refused, own_photos):
     for path in sorted((own_photos / "red").iterdir())[1:]:
         path.unlink()
-    refused("train", "--data", "mine", says=["1 usable image of the class red"])
+    refused("train", "--data", "mine", says=["1 usable example of the class red"])
 
 
 def test_predict_names_a_text_file(refused, run, tmp_path):

@@ -12,7 +12,7 @@ from apps.image_classification.model import (
     build_model,
     load_classifier,
 )
-from apps.image_classification.train import balanced_weights, compile_model, train
+from apps.image_classification.train import compile_model, train
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
 
@@ -70,12 +70,6 @@ def test_fine_tuning_keeps_the_statistics_of_batch_normalization():
     }
     assert "block_2_project" in changed
     assert not any("BN" in name or "bn" in name for name in changed)
-
-
-def test_classes_count_alike_when_weighted():
-    labels = np.array([0, 0, 0, 1])
-    weights = balanced_weights(labels)
-    assert weights[0] * 3 == pytest.approx(weights[1] * 1)
 
 
 def test_options_of_the_training(photos, tmp_path):
