@@ -1,0 +1,1 @@
+"""Sentiment analysis with LSTMs and attention."""

@@ -1,0 +1,181 @@
+import json
+import unicodedata
+
+import numpy as np
+import pytest
+import sentencepiece
+import tensorflow as tf
+
+from apps.common.errors import BadInput
+from apps.sentiment_analysis import edge
+from apps.sentiment_analysis.data import make_sentences
+from apps.sentiment_analysis.tokenizer import (
+    CLEANING,
+    PADDING,
+    UNKNOWN,
+    Tokenizer,
+    normalize,
+    train_tokenizer,
+)
+
+# Letters, signs and names of emoji, so that few pieces are unknown.
+TEXTS = [
+    *(text for text, _ in make_sentences(300)),
+    *["the quick brown fox jumps over 13 lazy dogs & 28 cats, 'so' \"cool\"!? #5"] * 9,
+    *["😀 👍 ❤ grinning face thumbs up heavy black heart café café user http"] * 9,
+    *["hi @ 9:47 @ 6:05 : @"] * 9,
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 400)
+
+
+@pytest.fixture(scope="module")
+def on_device(tokenizer):
+    """The tokenizer of the bundle's program."""
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    cleaning = json.loads(json.dumps(CLEANING))
+    return lambda text: edge.tokenize(text, cleaning, pieces)
+
+
+def in_graph(tokenizer, texts):
+    return tokenizer(tf.constant(texts)).to_list()
+
+
+def read(tokenizer, text):
+    """The text as its pieces spell it."""
+    vocabulary = tokenizer.vocabulary()
+    pieces = [vocabulary[token] for token in in_graph(tokenizer, [text])[0]]
+    return "".join(pieces).replace("▁", " ").strip()
+
+
+NASTY = {
+    "empty": "",
+    "spaces": " \u00a0\u3000\u2003 ",
+    "unknown": "\ufffd",
+    "user names": "@some_1 RT @a: hi,@b me@mail.com .@c @ @@d @é x@y",
+    "links": "http://a.b/c?d=é#f HTTPS://no https://www.x.yz/~q) www. www.a,b",
+    "emoji": "😀👍🏽👨‍👩‍👧‍👦❤️☺︎🏳️‍🌈🇩🇪🤷🏻‍♀️ great😍",
+    "entities": "&amp; &lt;3 &#39; &#x2019; &#X27; &quot; &nosuch; &amp &;",
+    "escapes": "don\\u2019t \\u00e9 \\u00E9 \\n \\x41 \\u \\ud83d\\ude00",
+    "decomposed": "cafe\u0301 nai\u0308ve \u1e69 s\u0323\u0307 e\u0301\u0327 \u0301x",
+    "drawn out": "sooooo" + "o" * 40 + " YEEEESSSS!!!!!!!! ??!!?? aaa" + "b" * 15,
+    "hashtags": "#HappyBirthday #NBAFinals iPhone McDonaldS ÄrgerÜber",
+    "control": "a\x01b\x07c\x1bd\x7fe\x85f\u200bg\u202eh\ufeffi\x0bj\x0ck",
+    "zero": "a\x00b",
+    "lines": "good\nday\tto\r\nyou\u2028and\u2029me",
+    "scripts": "你好 мир שלום مرحبا हिन्दी 한국어 각 ไทย 日本語ｶﾀｶﾅ",
+    "compatible": "ＧＯＯＤ ﬁne ½ ™ 𝓰𝓸𝓸𝓭 ẞ İi ſ Ⅷ ①",
+    "quotes": "“what” ‘a’ «day» it’s „so“",
+    "meta": "▁a ▁ <unk> <pad> </s>",
+    "far away": "\U0010ffff \ue000 \U000e0041 \uffff",
+    "long": "what a lovely day " * 2000,
+    "one long word": "a1" * 5000,
+}
+
+
+@pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
+def test_the_graph_and_a_device_read_alike(text, tokenizer, on_device):
+    tokens = in_graph(tokenizer, [text])[0]
+    assert tokens == on_device(text)
+    assert PADDING not in tokens
+
+
+def test_they_read_random_mixtures_alike(tokenizer, on_device):
+    parts = [*"aBc ,.!?@#_&;:/\\'1\n\t\u0301\u200d\ufe0f", *NASTY.values()][:-2]
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(parts, random.integers(1, 12))) for _ in range(1000)]
+    assert in_graph(tokenizer, texts) == [on_device(text) for text in texts]
+
+
+def test_they_read_every_character_alike(tokenizer, on_device):
+    codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 97)]
+    texts = [f"a{chr(code)}b" for code in codes]
+    assert in_graph(tokenizer, texts) == [on_device(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("great😀day", "great grinning face day"),
+        ("👍🏽", "thumbs up sign"),
+        ("❤️", "heavy black heart"),
+        ("cats &amp; dogs", "cats & dogs"),
+        ("&#39;so&#x27; &quot;cool&quot;", "'so' \"cool\""),
+        ("it\\u2019s it’s", "it's it's"),
+        ("cafe\u0301 CAFÉ", "café café"),
+        ("soooooo cooool!!!!!!", "soo cool!!"),
+        ("#HappyDay", "#happy day"),
+        ("see https://t.co/a?b=c&d now", "see http now"),
+        ("hi @some_body: me@mail", "hi user : me@mail"),
+        ("ＧＯＯＤ ﬁne", "good fine"),
+        ("a\u200bb\u202ec", "abc"),
+        ("good\u00a0\u3000 day", "good day"),
+        ("good\x7fday\x85", "good day"),
+        ("good\nday\tto\r\nyou", "good day to you"),
+        ("good\u2028day\u2029", "good day"),
+        ("good\ufffdday", "good day"),
+        ('"a ""cool"" day" ', 'a "cool" day'),
+        ("see HTTPS://t.co/a now", "see http now"),
+        ("it&#039;s", "it's"),
+        ("\\ud83d\\ude00 so", "grinning face so"),
+        ("s" + "o" * 32, "soo"),
+    ],
+)
+def test_what_people_type_is_brought_to_one_form(text, expected, tokenizer):
+    assert read(tokenizer, text) == expected
+
+
+def test_emoji_have_names():
+    assert normalize("⭐") == " white medium star "
+    assert normalize("⏰") == " alarm clock "
+    assert normalize("→") == "→"
+
+
+def test_a_text_without_pieces_is_one_unknown_piece(tokenizer):
+    texts = ["", "  ", "\ufffd", "good"]
+    empty, spaces, unknown, good = in_graph(tokenizer, texts)
+    assert empty == spaces == unknown == [UNKNOWN]
+    assert good not in ([], [UNKNOWN])
+    assert in_graph(tokenizer, tf.constant([], tf.string)) == []
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\xff\xfe", b"\xc3", b"\xed\xa0\xbd", b"\xf0\x9f\x98", b"\x80\xbf"]
+)
+def test_bytes_that_are_not_utf8_count_as_a_space(junk, tokenizer):
+    spaced, plain = in_graph(tokenizer, [b"good" + junk + b"day", b"good day"])
+    assert spaced == plain
+    assert in_graph(tokenizer, [junk]) == [[UNKNOWN]]
+
+
+def test_a_tokenizer_is_its_file(tokenizer):
+    again = Tokenizer(tokenizer.model)
+    assert again.vocabulary() == tokenizer.vocabulary()
+    assert in_graph(again, TEXTS[-2:]) == in_graph(tokenizer, TEXTS[-2:])
+    assert len(tokenizer) == len(tokenizer.vocabulary()) <= 400
+
+
+def test_most_pieces_of_known_words_are_known(tokenizer):
+    tokens = np.concatenate(in_graph(tokenizer, TEXTS))
+    assert np.mean(tokens == UNKNOWN) < 0.01
+
+
+def test_long_texts_are_learned_from_too():
+    tokenizer = train_tokenizer([" ".join(TEXTS)] * 2, 400)
+    assert len(tokenizer) > 100
+
+
+def test_texts_without_letters_are_refused():
+    with pytest.raises(BadInput, match="no vocabulary can be learned"):
+        train_tokenizer(["", " "], 100)
+
+
+def test_characters_take_their_compatible_form():
+    for code in [*range(0x20, 0xD800), *range(0xE000, 0x20000)]:
+        target = normalize(chr(code))
+        assert "\ufffd" not in target
+        if unicodedata.category(chr(code)) in ("Lu", "Ll"):
+            assert target.strip() == target != ""
