@@ -6,6 +6,7 @@ Times are medians on this machine, of measurements that take turns; the ratios a
 carries over.
 """
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -58,12 +59,14 @@ def device_model(layer, variant, path):
         lambda inputs: {"outputs": layer(inputs)},
         input_signature=[tf.TensorSpec((1, EDGE_STEPS, EDGE_FEATURES), name="inputs")],
     )
-    counts = saved_models.convert(layer.variables, signature, path, variant)
+    inputs = np.random.default_rng(0).normal(size=(1, EDGE_STEPS, EDGE_FEATURES))
+    inputs = inputs.astype("float32")
+    counts = saved_models.convert(
+        layer.variables, signature, path, variant, examples=[{"inputs": inputs}]
+    )
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
-    inputs = np.random.default_rng(0).normal(size=(1, EDGE_STEPS, EDGE_FEATURES))
-    index = interpreter.get_input_details()[0]["index"]
-    interpreter.set_tensor(index, inputs.astype("float32"))
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
     return interpreter.invoke, counts
 
 
@@ -94,6 +97,10 @@ def print_device_models(return_sequences):
         "keras.layers.LSTM, dynamic range": (keras.layers.LSTM, "dynamic_range"),
         "layers.LSTM, float32": (layers.LSTM, "float32"),
         "layers.LSTM, dynamic range": (layers.LSTM, "dynamic_range"),
+        "layers.LSTM, 8-bit activations": (
+            functools.partial(layers.LSTM, lite_reset=False),
+            "int8",
+        ),
     }
     functions, loops, sizes = [], [], []
     with tempfile.TemporaryDirectory() as folder:

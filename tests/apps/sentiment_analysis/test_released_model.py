@@ -52,7 +52,7 @@ def test_its_card_keeps_the_promises(card, engines):
         assert 0 <= row["expected_calibration_error"] <= 0.2
         assert row["size_MB"] > 0
         assert row["latency_ms"] > 0
-    assert engines["SavedModel"]["largest_score_difference"] <= 1e-4
+    assert engines["SavedModel"]["score_difference"] <= 1e-4
     assert max(row["same_classes"] for row in engines.values()) == 1
     assert (RELEASED / "card.md").exists()
 
