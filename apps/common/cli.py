@@ -65,6 +65,27 @@ def closest(name: str, names) -> str:
     return "; choose from: " + ", ".join(names)
 
 
+def flag(name: str) -> str:
+    """Returns how a setting is called on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def check_ranges(config, **ranges):
+    """Checks that numbers of a configuration lie where they can work.
+
+    Args:
+        config: The configuration; what is None in it is not checked.
+        **ranges: The least and the most of each setting.
+
+    Raises:
+        BadInput: One lies outside.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value <= most:
+            raise BadInput(f"{flag(name)} {value} must be from {least} to {most}")
+
+
 def _choose_config(arguments, presets, own_data):
     """Returns the configuration, a name for its run, and the remaining arguments."""
     data_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -487,7 +487,7 @@ def write_card(stage: Path, card):
         stage: The directory to write to.
         card: `name`, `description`, `facts` (sentences by heading), `engines` (one
             dictionary of measurements each, with the same keys), `recommended` (its
-            reason) and `config`.
+            reason), `operations` (their numbers in the recommended model) and `config`.
     """
     card = {
         **card,
@@ -514,7 +514,14 @@ def write_card(stage: Path, card):
         "",
         f"Latency is the median from one raw input to its answer on {card['machine']}.",
     ]
-    for heading, text in card["facts"].items():
+    operations = sorted(card["operations"].items())
+    facts = {
+        **card["facts"],
+        "Operations of the recommended model": ", ".join(
+            f"{name} {count}" for name, count in operations
+        ),
+    }
+    for heading, text in facts.items():
         lines += ["", f"## {heading}", "", text]
     lines += ["", "## Configuration", "", "```json"]
     lines += [json.dumps(card["config"], indent=2, ensure_ascii=False), "```", ""]

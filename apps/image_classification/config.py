@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from apps.common.errors import BadInput
+from apps.common.cli import check_ranges
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,20 @@ class Config:
 
     def __post_init__(self):
         """Refuses numbers that cannot work, with a `BadInput`."""
-        for name, least, most in (
-            ("validation_fraction", 0.01, 0.9),
-            ("image_size", 1, 4096),
-            ("crop_area", 0.01, 1),
-            ("color", 0, 1),
-            ("dropout", 0, 0.99),
-            ("head_epochs", 0, 10**6),
-            ("epochs", 1, 10**6),
-            ("fine_tune", 0, 1),
-            ("batch_size", 1, 10**6),
-            ("label_smoothing", 0, 0.99),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                flag = "--" + name.replace("_", "-")
-                raise BadInput(f"{flag} {value} must be from {least} to {most}")
+        check_ranges(
+            self,
+            validation_fraction=(0.01, 0.9),
+            image_size=(1, 4096),
+            crop_area=(0.01, 1),
+            color=(0, 1),
+            dropout=(0, 0.99),
+            head_epochs=(0, 10**6),
+            epochs=(1, 10**6),
+            fine_tune=(0, 1),
+            patience=(1, 10**6),
+            batch_size=(1, 10**6),
+            label_smoothing=(0, 0.99),
+        )
 
 
 def digits():

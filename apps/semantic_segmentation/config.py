@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from apps.common.cli import check_ranges, flag
 from apps.common.errors import BadInput
 
 
@@ -106,23 +107,21 @@ class Config:
 
     def __post_init__(self):
         """Refuses settings that cannot work, with a `BadInput`."""
-        for name, least, most in (
-            ("void", 0, 255),
-            ("validation_fraction", 0.01, 0.9),
-            ("color", 0, 1),
-            ("dropout", 0, 0.99),
-            ("head_epochs", 0, 10**6),
-            ("epochs", 1, 10**6),
-            ("fine_tune", 0, 1),
-            ("crf_epochs", 0, 10**6),
-            ("patience", 1, 10**6),
-            ("batch_size", 1, 10**6),
-            ("class_balance", 0, 1),
-            ("iterations", 1, 100),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise BadInput(f"{flag(name)} {value} must be from {least} to {most}")
+        check_ranges(
+            self,
+            void=(0, 255),
+            validation_fraction=(0.01, 0.9),
+            color=(0, 1),
+            dropout=(0, 0.99),
+            head_epochs=(0, 10**6),
+            epochs=(1, 10**6),
+            fine_tune=(0, 1),
+            crf_epochs=(0, 10**6),
+            patience=(1, 10**6),
+            batch_size=(1, 10**6),
+            class_balance=(0, 1),
+            iterations=(1, 100),
+        )
         for name in ("image_size", "crop"):
             height, width = getattr(self, name)
             if height < 32 or width < 32 or height % 32 or width % 32:
@@ -144,11 +143,6 @@ class Config:
                 f"--scale {self.scale[0]} {self.scale[1]} must be two numbers above 0, "
                 "the smaller first"
             )
-
-
-def flag(name):
-    """Returns the command-line flag of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def class_name(line):

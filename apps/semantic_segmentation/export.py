@@ -132,11 +132,8 @@ def export(
                     "Training": training_facts(run, config, splits),
                     "CRF": crf_facts(trained.crf),
                     "Data and licence": f"`{config.data}`: {config.data_licence}.",
-                    "Operations of the recommended model": ", ".join(
-                        f"{name} {count}"
-                        for name, count in sorted(operations[recommended].items())
-                    ),
                 },
+                "operations": operations[recommended],
                 "classes": classes,
                 "config": saved_models.card_config(config, "weights"),
             },

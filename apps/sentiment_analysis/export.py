@@ -123,11 +123,8 @@ def export(run: Path, to: Path, variants=VARIANTS):
                     ),
                     "Training": training_facts(run, config, splits),
                     "Data and licence": f"`{config.data}`: {config.data_licence}.",
-                    "Operations of the recommended model": ", ".join(
-                        f"{name} {count}"
-                        for name, count in sorted(operations[recommended].items())
-                    ),
                 },
+                "operations": operations[recommended],
                 "classes": class_names,
                 "config": saved_models.card_config(config, "word_vectors"),
             },

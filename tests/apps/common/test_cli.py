@@ -111,3 +111,14 @@ def test_mistakes_end_with_a_status_and_a_hint(
         command(*arguments)
     assert stop.value.code == status
     assert message in capsys.readouterr().err
+
+
+def test_settings_outside_their_range_are_refused_by_their_flag():
+    @dataclass
+    class Settings:
+        max_tokens: int = 3
+        patience: int | None = None
+
+    cli.check_ranges(Settings(), max_tokens=(1, 3), patience=(1, 2))
+    with pytest.raises(BadInput, match="--max-tokens 0 must be from 1 to 3"):
+        cli.check_ranges(Settings(0), max_tokens=(1, 3))

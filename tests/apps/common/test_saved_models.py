@@ -110,6 +110,7 @@ def test_warm_up_requests_are_what_the_server_reads(tmp_path):
 
 
 CARD = {
+    "operations": {"SOFTMAX": 1, "ADD": 2},
     "name": "A model",
     "description": "It counts.",
     "engines": [{"engine": "SavedModel", "size_MB": 1.5}],
@@ -139,7 +140,9 @@ def test_publishing_replaces_the_bundle_and_adds_a_version(tmp_path):
     ]
     assert (directory / "edge/file").read_text() == "2"
     assert json.loads((directory / "card.json").read_text())["name"] == "A model"
-    assert "| SavedModel | 1.5 |" in (directory / "card.md").read_text()
+    card = (directory / "card.md").read_text()
+    assert "| SavedModel | 1.5 |" in card
+    assert "ADD 2, SOFTMAX 1" in card
 
 
 def test_a_failed_export_leaves_nothing(tmp_path):
