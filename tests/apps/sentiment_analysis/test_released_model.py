@@ -40,7 +40,7 @@ def engines(card):
 
 
 def test_it_is_small():
-    assert saved_models.size_mb(RELEASED) <= 40
+    assert saved_models.size_mb(RELEASED) <= 15
 
 
 def test_its_card_keeps_the_promises(card, engines):
