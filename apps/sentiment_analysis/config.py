@@ -47,11 +47,11 @@ class Config:
     dropout: float = 0.4
     """Share of the LSTM's outputs, and of the attended ones, that is hidden."""
 
-    epochs: int = 10
+    epochs: int = 20
     """Most epochs."""
-    patience: int | None = 3
+    patience: int | None = 5
     """Epochs without a better macro-averaged recall after which training ends."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Texts per step; they have similar lengths."""
     learning_rate: float = 2e-3
     """Highest learning rate; it rises to it during the first tenth of the steps and
@@ -102,8 +102,8 @@ def sentences():
         attention_units=32,
         token_dropout=0.0,
         dropout=0.2,
-        batch_size=32,
         epochs=12,
+        patience=3,
         learning_rate=1e-2,
     )
 
@@ -129,6 +129,8 @@ def tweets():
         embedding_dropout=0.3,
         dropout=0.5,
         epochs=4,
+        patience=3,
+        batch_size=64,
         learning_rate=1.5e-3,
         label_smoothing=0.25,
     )
