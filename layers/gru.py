@@ -267,7 +267,7 @@ def _recur_for_training(x, h, recurrent_kernel, mask, dropout):
             before, r = arrays[0].stack(), arrays[2].stack()
             if dropout is not None:
                 before *= dropout
-            # Plain products of matrices are twice as fast as `tf.tensordot`.
+            # Plain products of matrices, since `tf.tensordot` takes longer.
             d_gates, d_candidate = tf.split(
                 tf.reshape(d_x, (-1, 3 * units)), (2 * units, units), 1
             )

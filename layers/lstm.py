@@ -22,11 +22,10 @@ class LSTM(keras.layers.Layer):
     the new one, each unit at its own.
 
     The products with the inputs are taken for all steps at once, before the loop, and
-    those of the gradients after it; this makes it as fast as TensorFlow allows. Weights
-    are interchangeable with those of `keras.layers.LSTM`. Unlike that layer, it becomes
-    a single fused operation in TensorFlow Lite, provided that the size of the batch is
-    known and that it is called with the sequences alone and without `return_state`,
-    and has no peepholes.
+    those of the gradients after it. Weights are interchangeable with those of
+    `keras.layers.LSTM`. Unlike that layer, it becomes a single fused operation in
+    TensorFlow Lite, provided that the size of the batch is known and that it is called
+    with the sequences alone and without `return_state`, and has no peepholes.
 
     Args:
         units: Size of the output and of the cell.
@@ -390,7 +389,7 @@ def _recur_for_training(x, h, c, weights, mask, dropout):
             before = tf.concat([h_0[None], states[:-1]], 0)
             if dropout is not None:
                 before *= dropout
-            # A plain product of matrices is twice as fast as `tf.tensordot`.
+            # A plain product of matrices, since `tf.tensordot` takes longer.
             d_kernel = tf.matmul(
                 tf.reshape(before, (-1, before.shape[-1])),
                 tf.reshape(d_x, (-1, d_x.shape[-1])),
