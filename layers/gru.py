@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from layers import _recurrence
+
 
 @keras.saving.register_keras_serializable(package="layers")
 class GRU(keras.layers.Layer):
@@ -76,16 +78,7 @@ class GRU(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(
-                "`units` must be a positive whole number, for instance units=128. "
-                f"Received: units={units!r}"
-            )
-        if not 0 <= recurrent_dropout < 1:
-            raise ValueError(
-                "`recurrent_dropout` must be at least 0 and less than 1, for instance "
-                f"0.2. Received: recurrent_dropout={recurrent_dropout!r}"
-            )
+        _recurrence.check_arguments(units, recurrent_dropout)
         self.units = units
         self.recurrent_dropout = recurrent_dropout
         self.return_sequences = return_sequences
@@ -122,16 +115,10 @@ class GRU(keras.layers.Layer):
         if self.go_backwards:
             sequences = tf.reverse(sequences, (1,))
             mask = mask if mask is None else tf.reverse(mask, (1,))
-        # The steps come first, so that each lies in one piece. The product is one of
-        # matrices, because TensorFlow adds the bias to such a one on the way.
-        x = tf.transpose(sequences, (1, 0, 2))
-        time, batch, features = keras.ops.shape(x)
-        x = tf.matmul(tf.reshape(x, (time * batch, features)), self.kernel)
-        x = tf.reshape(tf.nn.bias_add(x, self.bias), (time, batch, 3 * self.units))
-        steps = None if mask is None else tf.transpose(mask)[..., None]
-
+        x = _recurrence.product_with_inputs(sequences, self.kernel, self.bias)
+        steps = _recurrence.steps_first(mask)
         if initial_state is None:
-            h = tf.zeros((batch, self.units), x.dtype)
+            h = tf.zeros((keras.ops.shape(x)[1], self.units), x.dtype)
         else:
             (h,) = keras.tree.flatten(initial_state)
         dropout = None
@@ -144,13 +131,9 @@ class GRU(keras.layers.Layer):
         states, h = recur(x, h, recurrent_kernel, steps, dropout)
 
         outputs, last = tf.transpose(states, (1, 0, 2)), states[-1]
-        if mask is not None and self.zero_output_for_mask:
-            outputs = tf.where(mask[..., None], outputs, 0)
-        elif mask is not None and initial_state is not None:
-            # Before the first step that is read there is no output to repeat.
-            started = tf.cumsum(tf.cast(mask, tf.int32), 1) > 0
-            outputs = tf.where(started[..., None], outputs, 0)
-            last = outputs[:, -1]
+        outputs, last = _recurrence.without_hidden_steps(
+            self, outputs, last, mask, initial_state
+        )
         result = outputs if self.return_sequences else last
         return (result, h) if self.return_state else result
 

@@ -5,6 +5,8 @@ import uuid
 import keras
 import tensorflow as tf
 
+from layers import _recurrence
+
 
 @keras.saving.register_keras_serializable(package="layers")
 class LSTM(keras.layers.Layer):
@@ -95,16 +97,7 @@ class LSTM(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(
-                "`units` must be a positive whole number, for instance units=128. "
-                f"Received: units={units!r}"
-            )
-        if not 0 <= recurrent_dropout < 1:
-            raise ValueError(
-                "`recurrent_dropout` must be at least 0 and less than 1, for instance "
-                f"0.2. Received: recurrent_dropout={recurrent_dropout!r}"
-            )
+        _recurrence.check_arguments(units, recurrent_dropout)
         self.units = units
         self.peepholes = peepholes
         self.unit_forget_bias = unit_forget_bias
@@ -162,13 +155,9 @@ class LSTM(keras.layers.Layer):
         h, c = initial_state or (self._zeros(sequences),) * 2
         weights = self.kernel, self.recurrent_kernel, self.bias
         outputs, last, h, c = self._run(sequences, h, c, *weights, mask, training)
-        if mask is not None and self.zero_output_for_mask:
-            outputs = tf.where(mask[..., None], outputs, 0)
-        elif mask is not None and initial_state is not None:
-            # Before the first step that is read there is no output to repeat.
-            started = tf.cumsum(tf.cast(mask, tf.int32), 1) > 0
-            outputs = tf.where(started[..., None], outputs, 0)
-            last = outputs[:, -1]
+        outputs, last = _recurrence.without_hidden_steps(
+            self, outputs, last, mask, initial_state
+        )
         result = outputs if self.return_sequences else last
         return (result, h, c) if self.return_state else result
 
@@ -218,14 +207,8 @@ class LSTM(keras.layers.Layer):
         training=False,
     ):
         """Returns the outputs of all steps, the last of them, and the last h and c."""
-        # The steps come first, so that each lies in one piece. The product is one of
-        # matrices, because TensorFlow adds the bias to such a one on the way.
-        x = tf.transpose(sequences, (1, 0, 2))
-        time, batch, features = keras.ops.shape(x)
-        x = tf.matmul(tf.reshape(x, (time * batch, features)), kernel)
-        x = tf.reshape(tf.nn.bias_add(x, bias), (time, batch, 4 * self.units))
-        if mask is not None:
-            mask = tf.transpose(mask)[..., None]
+        x = _recurrence.product_with_inputs(sequences, kernel, bias)
+        mask = _recurrence.steps_first(mask)
         dropout = None
         if training and self.recurrent_dropout:
             dropout = keras.random.dropout(

@@ -59,6 +59,13 @@ def complete_splits(splits, validation_fraction, seed, data, class_names):
 def hold_out(examples, fraction, seed, data, class_names):
     """Splits off about the same share of every class.
 
+    Args:
+        examples: What to split.
+        fraction: The share to hold out.
+        seed: As for `complete_splits`.
+        data: As for `complete_splits`.
+        class_names: As for `complete_splits`.
+
     Returns:
         The examples that are kept, and those held out.
 

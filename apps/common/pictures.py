@@ -118,7 +118,8 @@ def draw_texts(texts, path, columns=92):
         strongest = max(np.max(weights, initial=0), 1e-9)
         for piece, weight in zip(pieces[:MOST_PIECES], weights, strict=False):
             word = piece.removeprefix("▁")
-            column += bool(column) and word != piece
+            if column and word != piece:
+                column += 1  # The space before a word.
             if column + len(word) > columns and column:
                 line, column = line + 1, 0
             placed.append((line, column, word, weight / strongest))

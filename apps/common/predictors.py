@@ -109,8 +109,9 @@ def in_batches(predictor, inputs, batch_size=32):
 
 def _join(arrays):
     """Concatenates arrays; shorter rows are padded with zeros or empty strings."""
-    if arrays[0].ndim > 1:
-        longest = max(array.shape[1] for array in arrays)
+    lengths = {array.shape[1] for array in arrays if array.ndim > 1}
+    if len(lengths) > 1:
+        longest = max(lengths)
         arrays = [
             np.pad(
                 array,

@@ -174,9 +174,8 @@ def read_table(path: Path, text_column, label_column):
     if path.name.lower().endswith((".csv", ".csv.gz")):
         style = {}
     rows, empty = [], []
-    open_file = gzip.open if path.suffix == ".gz" else open
     try:
-        with open_file(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with _open(path, "rt", encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file, **style)
             columns = table.fieldnames or []
             for column in (text_column, label_column):
@@ -216,10 +215,15 @@ def read_table(path: Path, text_column, label_column):
     return rows
 
 
+def _open(path, *mode, **encoding):
+    """Opens a file that may be gzipped."""
+    is_gzipped = path.suffix.lower() == ".gz"
+    return (gzip.open if is_gzipped else open)(path, *mode, **encoding)
+
+
 def _undecodable_line(path):
     """Returns the number of the first line that is not UTF-8."""
-    open_file = gzip.open if path.suffix == ".gz" else open
-    with open_file(path, "rb") as file:
+    with _open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
@@ -266,13 +270,12 @@ def _tensorflow_dataset(config):
     Raises:
         BadInput: The data set cannot be used.
     """
-    columns = config.text_column, config.label_column
-    sources, features = datasets.read_tensorflow_dataset(
-        config.data.removeprefix("tfds:"), columns, "text classification"
-    )
-    text, label = columns
     import tensorflow_datasets as tfds  # Slow to import, and seldom needed.
 
+    text, label = config.text_column, config.label_column
+    sources, features = datasets.read_tensorflow_dataset(
+        config.data.removeprefix("tfds:"), (text, label), "text classification"
+    )
     if not isinstance(features[text], tfds.features.Text) or not isinstance(
         features[label], tfds.features.ClassLabel
     ):

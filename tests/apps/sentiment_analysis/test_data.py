@@ -47,6 +47,12 @@ def test_packed_tables_are_read(ending, tmp_path):
     assert read(path) == [("ü", "no")]
 
 
+def test_endings_may_be_in_capitals(tmp_path):
+    path = tmp_path / "A.TSV.GZ"
+    path.write_bytes(gzip.compress(b"text\tlabel\ngood\tpositive\n"))
+    assert read(path) == [("good", "positive")]
+
+
 def test_a_byte_order_mark_and_foreign_line_ends_do_no_harm(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes("\ufefftext\tlabel\r\nü\tno\r\n".encode())
