@@ -1,10 +1,6 @@
 """Texts and their classes, from wherever they are to batches."""
 
-import csv
-import gzip
 import itertools
-import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +9,11 @@ import tensorflow as tf
 
 from apps.common import datasets
 from apps.common.errors import BadInput
-from apps.sentiment_analysis.tokenizer import PADDING, UNKNOWN
+from apps.common.text import PADDING, UNKNOWN, print_skipped, read_table, split_files
 
-ENDINGS = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
 SENTENCES = 3000
 # Texts of one batch have lengths between two of these, so that little is padding.
 BUCKETS = (8, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512, 1024)
-
-csv.field_size_limit(2**31 - 1)  # Texts may be long.
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ def load_split(config, split, foreign=False):
         BadInput: The data cannot be used.
     """
     if foreign and Path(config.data).is_file():
-        rows = read_table(Path(config.data), config.text_column, config.label_column)
+        rows = read_rows(Path(config.data), config)
         class_names = sorted({label for _, label in rows})
         return _number(rows, class_names, config.data), class_names
     splits, class_names = load_examples(config)
@@ -150,85 +143,39 @@ def make_batches(examples, config, tokenizer, class_weights, training=False):
     return dataset.map(finish).prefetch(4)
 
 
-def read_table(path: Path, text_column, label_column):
+def read_rows(path: Path, config):
     """Reads the texts and labels of a file.
 
     Args:
-        path: A `.tsv` file, in which quotes are letters like others, or a `.csv` file,
-            whose fields may be quoted; both begin with a header, and may be gzipped.
-        text_column: The column of the texts.
-        label_column: The column of the labels.
+        path: A table, as `text.read_table` takes it.
+        config: Names the columns of the texts and of the labels.
 
     Returns:
         Pairs of text and label. Those without text are left out, and counted.
 
     Raises:
-        BadInput: The file is missing, is no such table, is not UTF-8, lacks a column,
-            or has a text without label.
+        BadInput: The table cannot be used, or has a text without label.
     """
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}; pass --data a TSV or CSV file")
-    if not path.name.lower().endswith(ENDINGS):
-        raise BadInput(f"{path} is no table; its name must end in {', '.join(ENDINGS)}")
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    if path.name.lower().endswith((".csv", ".csv.gz")):
-        style = {}
+    columns = {
+        "text_column": config.text_column,
+        "label_column": config.label_column,
+    }
     rows, empty = [], []
-    try:
-        with _open(path, "rt", encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, **style)
-            columns = table.fieldnames or []
-            for column in (text_column, label_column):
-                if column not in columns:
-                    raise BadInput(
-                        f"{path} has no column '{column}', only "
-                        f"{', '.join(columns) or 'nothing'}; name the columns with "
-                        "--text-column and --label-column"
-                    )
-            for row in table:
-                text = row[text_column] or ""
-                label = " ".join((row[label_column] or "").split())
-                if not text.strip():
-                    empty.append(table.line_num)
-                elif not label:
-                    raise BadInput(
-                        f"{path}, line {table.line_num}: the text has no "
-                        f"{label_column}; add it, or delete the line"
-                    )
-                else:
-                    rows.append((text, label))
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path} is not UTF-8 (in its line {_undecodable_line(path)}); save it as "
-            "UTF-8"
-        ) from error
-    except (csv.Error, EOFError, OSError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be read as a table: {error}; mend it") from error
-    if empty:
-        print(
-            f"skipped: {len(empty)} rows of {path} without text, the first in line "
-            f"{empty[0]}",
-            file=sys.stderr,
-        )
+    for line, (text, label) in read_table(path, columns):
+        label = " ".join(label.split())
+        if not text.strip():
+            empty.append(line)
+        elif not label:
+            raise BadInput(
+                f"{path}, line {line}: the text has no {config.label_column}; add it, "
+                "or delete the line"
+            )
+        else:
+            rows.append((text, label))
+    print_skipped(path, empty, "without text")
     if not rows:
         raise BadInput(f"{path} has no rows with a text; add some")
     return rows
-
-
-def _open(path, *mode, **encoding):
-    """Opens a file that may be gzipped."""
-    is_gzipped = path.suffix.lower() == ".gz"
-    return (gzip.open if is_gzipped else open)(path, *mode, **encoding)
-
-
-def _undecodable_line(path):
-    """Returns the number of the first line that is not UTF-8."""
-    with _open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
 
 
 def _files(config):
@@ -238,30 +185,15 @@ def _files(config):
         BadInput: One cannot be used, there are two for a split or none to learn from.
     """
     root = Path(config.data)
-    columns = config.text_column, config.label_column
     if not root.is_dir():
-        return {"train": read_table(root, *columns)}
-    files = {}
-    for split, names in datasets.SPLIT_NAMES.items():
-        found = [
-            path
-            for path in sorted(root.iterdir())
-            if path.name.lower().endswith(ENDINGS)
-            and path.name.split(".")[0].lower() in names
-        ]
-        if len(found) > 1:
-            raise BadInput(
-                f"{root} has {found[0].name} and {found[1].name}, both for {split}; "
-                "leave only one of them there"
-            )
-        if found:
-            files[split] = found[0]
+        return {"train": read_rows(root, config)}
+    files = split_files(root, others=False)
     if "train" not in files:
         raise BadInput(
             f"{root} has no file train.tsv or train.csv; add one, or pass --data the "
             "table itself"
         )
-    return {split: read_table(path, *columns) for split, path in files.items()}
+    return {split: read_rows(path, config) for split, path in files.items()}
 
 
 def _tensorflow_dataset(config):

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 import layers
 from apps.common.errors import BadInput
-from apps.sentiment_analysis.tokenizer import PADDING, Tokenizer
+from apps.common.text import PADDING
+from apps.sentiment_analysis.tokenizer import Tokenizer
 
 # Standard deviations of an embedding to start from.
 WORD_SPREAD = 0.3

@@ -1,12 +1,10 @@
 """Classifies texts: answers on the screen, and a picture of what was attended to."""
 
-import codecs
-import sys
 from pathlib import Path
 
 from apps.common import pictures
-from apps.common.errors import BadInput
 from apps.common.predictors import in_batches, load_predictor, training_config
+from apps.common.text import check_texts, read_texts
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_split
 from apps.sentiment_analysis.model import attended_pieces, load_classifier
@@ -56,53 +54,6 @@ def predict(texts, model, file=None, picture=None):
     pictures.draw_texts(rows, picture)
     print(f"picture: {picture}")
     return answers
-
-
-def read_texts(file):
-    """Returns the lines of a file, or of standard input, that are not empty.
-
-    Raises:
-        BadInput: The file is missing, empty or not UTF-8.
-    """
-    name = "standard input" if str(file) == "-" else f"--file {file}"
-    try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"{name} cannot be read: {error.strerror}; pass a file with one text in "
-            "each line"
-        ) from error
-    texts = []
-    content = content.removeprefix(codecs.BOM_UTF8)
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            texts.append(line.decode())
-        except UnicodeDecodeError as error:
-            raise BadInput(
-                f"{name}, line {number} is not UTF-8; save the file as UTF-8"
-            ) from error
-    texts = [text for text in texts if text.strip()]
-    if not texts:
-        raise BadInput(f"{name} has no text; write one in each line")
-    return texts
-
-
-def check_texts(texts):
-    """Checks texts from the command line.
-
-    Raises:
-        BadInput: One is empty or not UTF-8.
-    """
-    for number, text in enumerate(texts, start=1):
-        if not text.strip():
-            raise BadInput(f"text {number} is empty; write at least one word")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise BadInput(
-                f"text {number} is not UTF-8; use a terminal that writes UTF-8, or "
-                "--file"
-            ) from error
 
 
 def some_test_texts(model, number=12):

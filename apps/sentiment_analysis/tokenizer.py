@@ -9,16 +9,13 @@ Python's `re` and reads the same model file, so that both tokenize alike.
 """
 
 import html.entities
-import io
 import string
-import tempfile
 import unicodedata
 
 import keras_nlp
-import sentencepiece
 import tensorflow as tf
 
-from apps.common.errors import BadInput
+from apps.common.text import UNKNOWN, train_sentencepiece
 
 # Patterns and their replacements, which RE2 and Python's `re` understand alike.
 CLEANING = (
@@ -29,11 +26,8 @@ CLEANING = (
     (r"(^|[^A-Za-z0-9_.])@[A-Za-z0-9_]+", r"\1 user "),
     (r"([a-z])([A-Z])", r"\1 \2"),  # Hashtags: #HappyBirthday
 )
-PADDING = 0
-UNKNOWN = 1
-DRAWN_OUT = (
-    32  # The longest run of a letter that is shortened; the format allows no more.
-)
+# The longest run of a letter that is shortened; the format allows no more.
+DRAWN_OUT = 32
 
 
 class Tokenizer:
@@ -93,34 +87,8 @@ def train_tokenizer(texts, vocabulary_size):
         BadInput: The texts have no letters to learn from.
     """
     cleaned = [text.decode() for text in clean(tf.constant(texts)).numpy()]
-    model = io.BytesIO()
-    with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as table:
-        for source, target in normalization().items():
-            codes = (" ".join(f"{ord(c):X}" for c in text) for text in (source, target))
-            table.write("\t".join(codes) + "\n")
-        table.flush()
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(cleaned),
-                model_writer=model,
-                vocab_size=vocabulary_size,
-                hard_vocab_limit=False,
-                max_sentence_length=2**30,
-                normalization_rule_tsv=table.name,
-                pad_id=PADDING,
-                unk_id=UNKNOWN,
-                bos_id=-1,
-                eos_id=-1,
-                num_threads=2,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise BadInput(
-                "no vocabulary can be learned from the training texts; --data needs "
-                f"more of them, with words, or --vocabulary-size {vocabulary_size} is "
-                "too small for their letters"
-            ) from error
-    return Tokenizer(model.getvalue())
+    model = train_sentencepiece(cleaned, vocabulary_size, normalization())
+    return Tokenizer(model)
 
 
 def normalization():

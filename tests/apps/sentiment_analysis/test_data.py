@@ -1,5 +1,4 @@
 import dataclasses
-import gzip
 
 import numpy as np
 import pytest
@@ -9,16 +8,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
 from apps.common.errors import BadInput
+from apps.common.text import PADDING, UNKNOWN
 from apps.sentiment_analysis import data
 from apps.sentiment_analysis.config import CONFIGS, Config
 from apps.sentiment_analysis.data import Examples
 from apps.sentiment_analysis.evaluate import score
 from apps.sentiment_analysis.model import load_classifier
-from apps.sentiment_analysis.tokenizer import PADDING, UNKNOWN, train_tokenizer
+from apps.sentiment_analysis.tokenizer import train_tokenizer
 
 
-def read(path):
-    return data.read_table(path, "text", "label")
+def read(path, **columns):
+    return data.read_rows(path, Config("", **columns))
 
 
 def write(path, *rows, encoding="utf-8"):
@@ -26,42 +26,9 @@ def write(path, *rows, encoding="utf-8"):
     return path
 
 
-def test_quotes_are_letters_in_tsv(tmp_path):
-    path = write(tmp_path / "a.tsv", "text\tlabel", '"so" bad\tno', 'a 5" hole\tno')
-    assert read(path) == [('"so" bad', "no"), ('a 5" hole', "no")]
-
-
-def test_quoted_fields_of_csv_have_commas_and_lines(tmp_path):
-    path = write(
-        tmp_path / "a.csv", "label,text", 'no,"first, ""second""\nthird"', "yes,good"
-    )
-    assert read(path) == [('first, "second"\nthird', "no"), ("good", "yes")]
-
-
-@pytest.mark.parametrize("ending", ["tsv", "csv"])
-def test_packed_tables_are_read(ending, tmp_path):
-    separator = {"tsv": "\t", "csv": ","}[ending]
-    rows = "".join(f"{a}{separator}{b}\n" for a, b in (("text", "label"), ("ü", "no")))
-    path = tmp_path / f"a.{ending}.gz"
-    path.write_bytes(gzip.compress(rows.encode()))
-    assert read(path) == [("ü", "no")]
-
-
-def test_endings_may_be_in_capitals(tmp_path):
-    path = tmp_path / "A.TSV.GZ"
-    path.write_bytes(gzip.compress(b"text\tlabel\ngood\tpositive\n"))
-    assert read(path) == [("good", "positive")]
-
-
-def test_a_byte_order_mark_and_foreign_line_ends_do_no_harm(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_bytes("\ufefftext\tlabel\r\nü\tno\r\n".encode())
-    assert read(path) == [("ü", "no")]
-
-
 def test_columns_have_names(tmp_path):
     path = write(tmp_path / "a.tsv", "id\tsays\tmeans", "1\thello\tno")
-    assert data.read_table(path, "says", "means") == [("hello", "no")]
+    assert read(path, text_column="says", label_column="means") == [("hello", "no")]
 
 
 def test_rows_without_text_are_named_and_left_out(tmp_path, capsys):
@@ -69,20 +36,6 @@ def test_rows_without_text_are_named_and_left_out(tmp_path, capsys):
     assert read(path) == [("a", "no"), ("b", "no")]
     error = capsys.readouterr().err
     assert error == f"skipped: 2 rows of {path} without text, the first in line 3\n"
-
-
-def test_very_long_fields_are_read(tmp_path):
-    path = write(tmp_path / "a.csv", "text,label", "word " * 50_000 + ",no")
-    assert len(read(path)[0][0]) == 250_000
-
-
-@pytest.mark.parametrize("line", [2, 40, 3000])
-def test_the_line_that_is_not_utf8_is_named(line, tmp_path):
-    rows = [b"text\tlabel", *[b"a good day\tyes"] * 4000]
-    rows[line - 1] = b"a caf\xe9\tyes"
-    (tmp_path / "a.tsv").write_bytes(b"\n".join(rows))
-    with pytest.raises(BadInput, match=rf"a\.tsv is not UTF-8 \(.*line {line}\)"):
-        read(tmp_path / "a.tsv")
 
 
 def test_a_table_is_split_with_equal_shares_of_every_class(own_table):
@@ -114,7 +67,8 @@ def test_a_folder_has_a_file_for_each_split(tmp_path):
     write(tmp_path / "train.tsv", header, *["a\tno", "b\tyes"] * 3)
     write(tmp_path / "Valid.tsv", header, "c\tyes")
     write(tmp_path / "test.csv", "text,label", "d,no")
-    write(tmp_path / "notes.tsv", "nothing of that kind")
+    for name in ("notes.tsv", "notes.csv", "test_2016.tsv"):
+        write(tmp_path / name, "nothing of that kind")
     splits, class_names = data.load_examples(Config(str(tmp_path)))
     assert class_names == ["no", "yes"]
     assert len(splits["train"]) == 6

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common.errors import BadInput
+from apps.common.text import PADDING
 from apps.sentiment_analysis.data import make_sentences
 from apps.sentiment_analysis.model import (
     build_model,
@@ -12,7 +13,6 @@ from apps.sentiment_analysis.model import (
     with_attention,
     without_padding,
 )
-from apps.sentiment_analysis.tokenizer import PADDING
 
 LENGTHS = (9, 6, 4, 2, 1)
 

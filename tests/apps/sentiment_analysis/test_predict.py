@@ -1,53 +1,14 @@
 import functools
-import io
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from apps.common.errors import BadInput
 from apps.common.predictors import load_predictor
 from apps.sentiment_analysis import predict as predict_module
 from apps.sentiment_analysis.data import load_examples
-from apps.sentiment_analysis.predict import check_texts, predict, read_texts
+from apps.sentiment_analysis.predict import predict
 from tests.conftest import run_command
-
-
-def test_lines_of_a_file_are_texts(tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_bytes("\ufeffgood\r\n\n  \nschön \u2028 so\nlast".encode())
-    assert read_texts(path) == ["good", "schön \u2028 so", "last"]
-
-
-def test_standard_input_is_read(monkeypatch):
-    stdin = io.TextIOWrapper(io.BytesIO("one\ntwö\n".encode()), "ascii")
-    monkeypatch.setattr(sys, "stdin", stdin)
-    assert read_texts("-") == ["one", "twö"]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "texts.txt has no text"),
-        (b"\n \n\t\n", "texts.txt has no text"),
-        (b"good\n\ncaf\xe9\n", "texts.txt, line 3 is not UTF-8"),
-    ],
-)
-def test_files_that_are_no_texts_are_named(content, says, tmp_path):
-    (tmp_path / "texts.txt").write_bytes(content)
-    with pytest.raises(BadInput, match=says):
-        read_texts(tmp_path / "texts.txt")
-    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
-        read_texts(tmp_path)
-
-
-def test_texts_are_checked_by_number():
-    check_texts(["good", "gut 😀"])
-    with pytest.raises(BadInput, match="text 2 is empty"):
-        check_texts(["good", " "])
-    with pytest.raises(BadInput, match=r"text 1 is not UTF-8; .* --file"):
-        check_texts([b"caf\xe9".decode(errors="surrogateescape")])
 
 
 @pytest.fixture(params=["run", "1", "edge"])

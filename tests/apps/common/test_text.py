@@ -1,0 +1,284 @@
+import csv
+import gzip
+import io
+import sys
+
+import pytest
+import sentencepiece
+
+from apps.common import text
+from apps.common.errors import BadInput
+
+COLUMNS = {"text_column": "text", "label_column": "label"}
+
+
+def read(path):
+    """The rows without their line numbers."""
+    return [values for _, values in text.read_table(path, COLUMNS)]
+
+
+def write(path, *rows, encoding="utf-8"):
+    path.write_text("\n".join(rows) + "\n", encoding)
+    return path
+
+
+def test_quotes_are_letters_in_tsv(tmp_path):
+    path = write(tmp_path / "a.tsv", "text\tlabel", '"so" bad\tno', 'a 5" hole\tno')
+    assert read(path) == [('"so" bad', "no"), ('a 5" hole', "no")]
+
+
+def test_quoted_fields_of_csv_have_commas_and_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'label,text\nno,"first, ""second""\r\nthird"\nyes,good\n')
+    assert read(path) == [('first, "second"\r\nthird', "no"), ("good", "yes")]
+
+
+@pytest.mark.parametrize("ending", ["tsv", "csv"])
+def test_packed_tables_are_read(ending, tmp_path):
+    separator = {"tsv": "\t", "csv": ","}[ending]
+    rows = "".join(f"{a}{separator}{b}\n" for a, b in (("text", "label"), ("ü", "no")))
+    path = tmp_path / f"a.{ending}.gz"
+    path.write_bytes(gzip.compress(rows.encode()))
+    assert read(path) == [("ü", "no")]
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    path = tmp_path / "A.TSV.GZ"
+    path.write_bytes(gzip.compress(b"text\tlabel\ngood\tpositive\n"))
+    assert read(path) == [("good", "positive")]
+
+
+def test_a_byte_order_mark_and_foreign_line_ends_do_no_harm(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes("\ufefftext\tlabel\r\nü\tno\r\n".encode())
+    assert read(path) == [("ü", "no")]
+
+
+def test_values_come_as_asked_with_their_lines(tmp_path):
+    path = write(tmp_path / "a.csv", "de,id,en", 'gut,1,"good\nday"', ",2,so", "ja")
+    columns = {"source_column": "en", "target_column": "de"}
+    assert text.read_table(path, columns) == [
+        (3, ("good\nday", "gut")),
+        (4, ("so", "")),
+        (5, ("", "ja")),
+    ]
+
+
+def test_very_long_fields_are_read(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label", "word " * 50_000 + ",no")
+    assert len(read(path)[0][0]) == 250_000
+
+
+@pytest.mark.parametrize("line", [2, 40, 3000])
+def test_the_line_that_is_not_utf8_is_named(line, tmp_path):
+    rows = [b"text\tlabel", *[b"a good day\tyes"] * 4000]
+    rows[line - 1] = b"a caf\xe9\tyes"
+    content = b"\n".join(rows)
+    (tmp_path / "a.tsv").write_bytes(content)
+    (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(content))
+    for path in tmp_path.iterdir():
+        for reader in (read, text.read_lines):
+            with pytest.raises(
+                BadInput, match=rf"{path} is not UTF-8 .* line {line}\)"
+            ):
+                reader(path)
+
+
+def test_tables_that_are_none_are_named(tmp_path):
+    with pytest.raises(BadInput, match=r"no file .*a\.tsv; pass --data a TSV or CSV"):
+        read(tmp_path / "a.tsv")
+    with pytest.raises(BadInput, match=r"a\.txt is no table; .* end in \.tsv, \.csv, "):
+        read(write(tmp_path / "a.txt", "text\tlabel"))
+
+
+def test_missing_columns_are_named_with_their_flags(tmp_path):
+    path = write(tmp_path / "a.tsv", "text\tmeans", "a\tb")
+    says = (
+        r"a\.tsv has no column 'label', only text, means; name the columns with "
+        "--text-column and --label-column$"
+    )
+    with pytest.raises(BadInput, match=says):
+        read(path)
+    (tmp_path / "b.csv").touch()
+    with pytest.raises(BadInput, match="no column 'text', only nothing; "):
+        read(tmp_path / "b.csv")
+
+
+def test_damaged_files_are_named(tmp_path):
+    packed = gzip.compress(b"text,label\n" + b"good,yes\nbad,no\n" * 500)
+    flipped = packed[:12] + b"\xff" * 8 + packed[20:]
+    path = tmp_path / "a.csv.gz"
+    for content in (b"text,label\n", packed[:-20], flipped):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match=r"a\.csv\.gz cannot be read as a table: "):
+            read(path)
+        with pytest.raises(BadInput, match=r"a\.csv\.gz cannot be read as text: "):
+            text.read_lines(path)
+
+
+def test_fields_that_are_too_long_are_refused(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label", "good day,yes")
+    limit = csv.field_size_limit(7)
+    try:
+        with pytest.raises(BadInput, match=r"a\.csv cannot be read as a table: field"):
+            read(path)
+    finally:
+        csv.field_size_limit(limit)
+
+
+@pytest.mark.parametrize("name", ["a.de", "a.de.GZ"])
+def test_lines_end_at_line_feeds_alone(name, tmp_path):
+    content = "\ufeffgut \r\n\nschön \u2028 so\x0b\x85\rja\n\ufeffletzte".encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if "GZ" in name else content)
+    expected = ["gut ", "", "schön \u2028 so\x0b\x85\rja", "\ufeffletzte"]
+    assert text.read_lines(path) == expected
+
+
+def test_as_many_lines_are_read_as_end(tmp_path):
+    for content, expected in (("", []), ("a\n", ["a"]), ("a\n\n", ["a", ""])):
+        (tmp_path / "a.txt").write_text(content)
+        assert text.read_lines(tmp_path / "a.txt") == expected
+
+
+def test_files_of_lines_that_are_missing_are_named(tmp_path):
+    for path in (tmp_path / "a.de", tmp_path):
+        with pytest.raises(BadInput, match=f"no file {path}; add it"):
+            text.read_lines(path)
+
+
+def found(root, *arguments, **options):
+    """The names of the files of each split."""
+    files = text.split_files(root, *arguments, **options)
+    return [(split, path.name) for split, path in files.items()]
+
+
+def test_splits_have_many_names_but_one_order(tmp_path):
+    for name in ("Test.TSV", "training.x.csv.gz", "valid.csv", "test.txt", "train"):
+        (tmp_path / name).touch()
+    assert found(tmp_path) == [
+        ("train", "training.x.csv.gz"),
+        ("validation", "valid.csv"),
+        ("test", "Test.TSV"),
+    ]
+    assert found(tmp_path, (".txt",)) == [("test", "test.txt")]
+
+
+def test_other_files_are_found_under_their_own_names(tmp_path):
+    for name in ("train.tsv", "Notes.tsv", "Test_B.tsv", "test_a.csv", "latest.tsv"):
+        (tmp_path / name).touch()
+    (tmp_path / "._train.tsv").touch()  # macOS writes such files.
+    others = [
+        ("latest", "latest.tsv"),
+        ("notes", "Notes.tsv"),
+        ("test_a", "test_a.csv"),
+        ("test_b", "Test_B.tsv"),
+    ]
+    train = ("train", "train.tsv")
+    assert sorted(found(tmp_path)) == sorted([train, ("test", "test_a.csv"), *others])
+    (tmp_path / "test.tsv").touch()
+    assert sorted(found(tmp_path)) == sorted([train, ("test", "test.tsv"), *others])
+
+
+def test_other_files_may_be_unwanted(tmp_path):
+    for name in ("train.tsv", "test_a.csv", "notes.csv", "notes.tsv"):
+        (tmp_path / name).touch()
+    assert found(tmp_path, others=False) == [("train", "train.tsv")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "split"),
+    [
+        ("val.tsv", "valid.tsv.gz", "validation"),
+        ("test_a.csv", "test_a.tsv", "test_a"),
+    ],
+)
+def test_two_files_of_one_split_are_named(first, second, split, tmp_path):
+    for name in (first, second, "train.tsv"):
+        (tmp_path / name).touch()
+    with pytest.raises(BadInput, match=f"has {first} and {second}, both for {split};"):
+        text.split_files(tmp_path)
+
+
+def test_skipped_rows_are_counted(capsys):
+    text.print_skipped("a.tsv", [], "without text")
+    text.print_skipped("b.tsv", [3, 7], "without a translation")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == (
+        "skipped: 2 rows of b.tsv without a translation, the first in line 3\n"
+    )
+
+
+def test_lines_of_a_file_are_texts(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes("\ufeffgood\r\n\n  \nschön \u2028 so\nlast".encode())
+    assert text.read_texts(path) == ["good", "schön \u2028 so", "last"]
+
+
+def test_standard_input_is_read(monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO("one\ntwö\n".encode()), "ascii")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert text.read_texts("-") == ["one", "twö"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "texts.txt has no text"),
+        (b"\n \n\t\n", "texts.txt has no text"),
+        (b"good\n\ncaf\xe9\n", "texts.txt, line 3 is not UTF-8"),
+    ],
+)
+def test_files_that_are_no_texts_are_named(content, says, tmp_path):
+    (tmp_path / "texts.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=says):
+        text.read_texts(tmp_path / "texts.txt")
+    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
+        text.read_texts(tmp_path)
+
+
+def test_texts_are_checked_by_number():
+    text.check_texts(["good", "gut 😀"])
+    with pytest.raises(BadInput, match="text 2 is empty"):
+        text.check_texts(["good", " "])
+    with pytest.raises(BadInput, match=r"text 1 is not UTF-8; .* --file"):
+        text.check_texts([b"caf\xe9".decode(errors="surrogateescape")])
+
+
+WORDS = " ".join(f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou")
+
+
+def learn(texts, size, replacements=None, **options):
+    replacements = replacements or {"\u00ad": ""}
+    model = text.train_sentencepiece(texts, size, replacements, **options)
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def test_pieces_are_learned():
+    pieces = learn([WORDS] * 10, 200)
+    assert 20 < len(pieces) <= 200
+    assert (pieces.pad_id(), pieces.unk_id()) == (text.PADDING, text.UNKNOWN)
+    assert pieces.bos_id() == pieces.eos_id() == -1
+    assert pieces.decode(pieces.encode("ba du")) == "ba du"
+
+
+def test_characters_are_replaced():
+    pieces = learn([WORDS] * 10, 200, {"\u00ad": "", "ß": "ba"})
+    assert pieces.decode(pieces.encode("ß d\u00adu")) == "ba du"
+
+
+def test_begin_and_end_may_have_pieces():
+    pieces = learn([WORDS] * 10, 200, bos_id=2, eos_id=3)
+    assert (pieces.bos_id(), pieces.eos_id()) == (2, 3)
+
+
+def test_long_texts_are_learned_from_too():
+    assert len(learn([WORDS * 100] * 2, 200)) > 20
+
+
+@pytest.mark.parametrize(("texts", "size"), [(["", " "], 100), ([WORDS], 10)])
+def test_texts_without_letters_are_refused(texts, size):
+    says = f"no vocabulary can be learned .* --vocabulary-size {size} is too small"
+    with pytest.raises(BadInput, match=says):
+        learn(texts, size)
