@@ -218,7 +218,8 @@ class LSTM(keras.layers.Layer):
         if self.peepholes:
             weights.append(self.peephole_kernel)
         weights = [tf.convert_to_tensor(weight) for weight in weights]
-        recur = _recur_for_training if training else _recur
+        is_single = x.shape[0] == 1
+        recur = _recur_for_training if training and not is_single else _recur
         states, h, c = recur(x, h, c, weights, mask, dropout)
         return tf.transpose(states, (1, 0, 2)), states[-1], h, c
 
@@ -283,7 +284,8 @@ def _recur(x, h, c, weights, mask, dropout, recorded=1):
         mask: The steps to be read, `(time, batch, 1)`, or `None`.
         dropout: What to multiply the state by before the product, or `None`.
         recorded: How many values to record of each step, out of its state, the cell
-            before it, the gates (i, f, g, o) and tanh of the new cell.
+            before it, the gates (i, f, g, o) and tanh of the new cell. Of a single
+            step only the state is recorded.
 
     Returns:
         The states of all steps, the last one and the last cell; then, if more than the
@@ -311,6 +313,10 @@ def _recur(x, h, c, weights, mask, dropout, recorded=1):
             array.write(t, value) for array, value in zip(arrays, values, strict=False)
         ]
         return t + 1, new_h, new_c, *arrays
+
+    if x.shape[0] == 1:  # What a decoder asks for, step by step, needs no loop.
+        _, h, c = step(0, h, c)
+        return h[None], h, c
 
     arrays = [
         tf.TensorArray(x.dtype, time, clear_after_read=False, element_shape=h.shape)
