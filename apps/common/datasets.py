@@ -1,7 +1,8 @@
-"""Labelled examples: their splits, what is held out, and TensorFlow Datasets.
+"""Examples: their splits, what is held out, and TensorFlow Datasets.
 
-The examples of an application are of any class with `__len__`, `labels` (class numbers,
-int `(examples,)`) and `__getitem__`, which takes an array of indices.
+The examples of an application are of any class with `__len__` and `__getitem__`, which
+takes an array of indices, and, where they have classes, `labels`, class numbers, int
+`(examples,)`.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ SPLIT_NAMES = {
 TEST_FRACTION = 0.25
 
 
-def complete_splits(splits, validation_fraction, seed, data, class_names):
+def complete_splits(splits, validation_fraction, seed, data, class_names=None):
     """Holds out of the training examples what the data has no split for.
 
     Splits that the data has are kept: `test` is for testing, `validation` chooses the
@@ -34,7 +35,7 @@ def complete_splits(splits, validation_fraction, seed, data, class_names):
         validation_fraction: Share of the training examples held out for validation.
         seed: Decides which examples are held out.
         data: What the data set is called in messages.
-        class_names: The names that labels stand for.
+        class_names: The names that labels stand for; None if there are no classes.
 
     Returns:
         The examples of `train`, `validation` and `test`.
@@ -56,8 +57,8 @@ def complete_splits(splits, validation_fraction, seed, data, class_names):
     return splits
 
 
-def hold_out(examples, fraction, seed, data, class_names):
-    """Splits off about the same share of every class.
+def hold_out(examples, fraction, seed, data, class_names=None):
+    """Splits off a share of the examples, about the same of every class.
 
     Args:
         examples: What to split.
@@ -72,19 +73,24 @@ def hold_out(examples, fraction, seed, data, class_names):
     Raises:
         BadInput: A class has fewer than two examples.
     """
-    counts = np.bincount(examples.labels, minlength=len(class_names))
+    labels = examples.labels if class_names else np.zeros(len(examples), int)
+    classes = len(class_names or ["all"])
+    counts = np.bincount(labels, minlength=classes)
     if counts.min() < 2:
-        raise BadInput(
-            f"{data} has {counts.min()} usable example of the class "
-            f"{class_names[counts.argmin()]}; add more, so that some can be held out"
+        of_class = (
+            f" of the class {class_names[counts.argmin()]}" if class_names else ""
         )
-    held_out = max(round(fraction * len(examples)), len(class_names))
-    held_out = min(held_out, len(examples) - len(class_names))
+        raise BadInput(
+            f"{data} has {counts.min()} usable example{of_class}; add more, so that "
+            "some can be held out"
+        )
+    held_out = max(round(fraction * len(examples)), classes)
+    held_out = min(held_out, len(examples) - classes)
     kept, taken = train_test_split(
         np.arange(len(examples)),
         test_size=held_out,
         random_state=seed,
-        stratify=examples.labels,
+        stratify=labels,
     )
     return examples[kept], examples[taken]
 

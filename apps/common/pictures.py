@@ -1,6 +1,7 @@
 """Pictures of what models learn and answer."""
 
 import io
+import textwrap
 
 import matplotlib
 
@@ -15,6 +16,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 THUMBNAIL_PIXELS = 320
 MOST_IMAGES = 60
 MOST_PIECES = 200
+MOST_ALIGNED = 40
 
 
 def class_colors(given):
@@ -139,6 +141,62 @@ def draw_texts(texts, path, columns=92):
             )
         )
         axis.text(column, line, word, parse_math=False, **style)
+    _save(figure, path)
+
+
+def draw_bars(names, values, path, x_label, y_label):
+    """Draws a bar for each value, with its number on top.
+
+    Args:
+        names: What the values are of.
+        values: Numbers.
+        path: The PNG file to write.
+        x_label: What the names are.
+        y_label: What the values are.
+    """
+    figure, axis = plt.subplots(figsize=(1.1 * len(names) + 2, 4))
+    axis.bar_label(axis.bar(names, values, color="tab:blue"), fmt="%.1f")
+    axis.set(xlabel=x_label, ylabel=y_label)
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)
+    _save(figure, path)
+
+
+def draw_alignments(titles, alignments, path, columns=3):
+    """Draws where attention went as each piece was written.
+
+    Args:
+        titles: One text for each alignment; it may have several lines.
+        alignments: The pieces read, those written, and their attention, float32
+            `(written, read)`, whose rows sum to 1; `▁` at the start of a piece stands
+            for the space before a word. The first 60 are drawn, of each at most the
+            first 40 pieces.
+        path: The PNG file to write.
+        columns: Alignments in a row.
+    """
+    alignments = alignments[:MOST_IMAGES]
+    columns = min(columns, max(len(alignments), 1))
+    rows = -(-max(len(alignments), 1) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(6 * columns, 5.5 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(alignments) :]:
+        axis.axis("off")
+    for axis, title, (read, written, attention) in zip(
+        axes.flat, titles, alignments, strict=False
+    ):
+        read, written = read[:MOST_ALIGNED], written[:MOST_ALIGNED]
+        attention = attention[: len(written), : len(read)]
+        if attention.size:
+            axis.imshow(attention, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(len(read)), read, rotation=90, parse_math=False)
+        axis.set_yticks(range(len(written)), written, parse_math=False)
+        lines = [textwrap.shorten(line, 70) for line in title.split("\n")]
+        axis.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
     _save(figure, path)
 
 

@@ -97,8 +97,8 @@ def in_batches(predictor, inputs, batch_size=32):
         batch_size: Inputs per call.
 
     Returns:
-        The named arrays of all inputs. Where the second axes of batches differ in
-        length, as with tokens, shorter rows are padded with zeros or empty strings.
+        The named arrays of all inputs. Where batches differ in size along further axes,
+        as with tokens, they are padded at the end with zeros or empty strings.
     """
     inputs = iter(inputs)
     answers = []
@@ -108,14 +108,14 @@ def in_batches(predictor, inputs, batch_size=32):
 
 
 def _join(arrays):
-    """Concatenates arrays; shorter rows are padded with zeros or empty strings."""
-    lengths = {array.shape[1] for array in arrays if array.ndim > 1}
-    if len(lengths) > 1:
-        longest = max(lengths)
+    """Concatenates arrays; shorter ones are padded with zeros or empty strings."""
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) > 1:
+        longest = np.max(list(shapes), axis=0)
         arrays = [
             np.pad(
                 array,
-                [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)],
+                [(0, 0), *((0, n) for n in longest - array.shape[1:])],
                 constant_values=b"" if array.dtype == object else 0,
             )
             for array in arrays

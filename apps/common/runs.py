@@ -75,6 +75,7 @@ def fit(
     monitor="val_loss",
     mode="min",
     patience=None,
+    callbacks=(),
     **options,
 ):
     """Trains one phase; called again after an interruption, it continues it.
@@ -89,6 +90,8 @@ def fit(
         mode: Whether its `min` or its `max` is best. Defaults to `min`.
         patience: Epochs without improvement after which the phase ends early. Defaults
             to None, never.
+        callbacks: Others that are to run before those of the run directory, such as
+            one that adds a metric.
         **options: As in `model.fit`: `epochs`, `initial_epoch`, `class_weight`.
     """
     folder = run / "backup" / phase
@@ -104,6 +107,7 @@ def fit(
     # In this order a kill between two of them loses nothing: an epoch is written down
     # only when its model is safe, and counts as done only when all is written.
     callbacks = [
+        *callbacks,
         EpochSeconds(),
         BestModel(run / "model.keras", monitor, mode, best),
         keras.callbacks.CSVLogger(run / "history.csv", append=True),

@@ -32,7 +32,7 @@ from apps.common import runs
 from apps.common.errors import BadInput, ExportRefused
 
 # TensorFlow Lite models, the leanest last.
-VARIANTS = ("float32", "dynamic_range", "int8")
+VARIANTS = ("float32", "float16", "dynamic_range", "int8")
 REQUIREMENTS = ("ai-edge-litert>=2.3,<3", "numpy>=2")  # Of every bundle.
 # Operations that the stock model server does not run.
 UNSERVABLE_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "XlaCallModule"}
@@ -218,10 +218,12 @@ def convert(variables, signature, path: Path, variant, examples=None):
 
     Args:
         variables: The Keras variables that the signature uses.
-        signature: A `tf.function` whose `input_signature` has static shapes.
+        signature: A `tf.function` whose `input_signature` has static shapes, or several
+            by name.
         path: The file to write.
-        variant: `float32`, `dynamic_range` (8-bit weights) or `int8` (8-bit weights and
-            activations; inputs and outputs stay float32).
+        variant: `float32`, `float16` (weights of half precision), `dynamic_range`
+            (8-bit weights) or `int8` (8-bit weights and activations; inputs and outputs
+            stay float32).
         examples: For `int8`: a list of arrays by input name, from the training data.
 
     Returns:
@@ -230,14 +232,18 @@ def convert(variables, signature, path: Path, variant, examples=None):
     Raises:
         ExportRefused: The graph needs operations that no Lite interpreter has.
     """
+    if not isinstance(signature, dict):
+        signature = {"serving_default": signature}
     with tempfile.TemporaryDirectory() as folder:
-        save(variables, {"serving_default": signature}, Path(folder))
+        save(variables, signature, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         # Otherwise the converter falls back to operations that need a delegate, which
         # no interpreter package brings along, and reports success.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if variant != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if variant == "float16":
+            converter.target_spec.supported_types = [tf.float16]
         if variant == "int8":
             converter.representative_dataset = lambda: iter(examples)
         try:
@@ -275,7 +281,7 @@ def write_bundle(
         folder: An empty directory.
         program: The file that becomes `run.py`.
         requirement: What the program needs besides `REQUIREMENTS`, as pip names it.
-        labels: The lines of `labels.txt`.
+        labels: The lines of `labels.txt`; without any there is no such file.
         variables: As for `convert`.
         signature: As for `convert`.
         variants: The variants of the model.
@@ -284,7 +290,8 @@ def write_bundle(
     Returns:
         The operations of each variant and their numbers.
     """
-    (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
+    if labels:
+        (folder / "labels.txt").write_text("\n".join(labels) + "\n", "utf-8")
     (folder / "requirements.txt").write_text(
         "\n".join([*REQUIREMENTS, requirement, ""])
     )

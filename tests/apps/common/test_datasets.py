@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,25 @@ def test_what_is_learned_from_has_every_class_however_much_is_held_out():
         kept, taken = datasets.hold_out(make(2, 3, 9), fraction, 0, "mine", CLASSES)
         assert min(counts(kept)) >= 1
         assert len(taken) >= 3
+
+
+class Sentences(list):
+    """Examples without classes."""
+
+    def __getitem__(self, indices):
+        return Sentences(super(Sentences, self).__getitem__(i) for i in indices)
+
+
+def test_examples_need_no_classes():
+    whole = Sentences(f"sentence {i}" for i in range(80))
+    splits = datasets.complete_splits({"train": whole}, 0.1, 0, "mine")
+    sizes = {name: len(split) for name, split in splits.items()}
+    assert sizes == {"train": 54, "validation": 6, "test": 20}
+    assert sorted(itertools.chain(*splits.values())) == sorted(whole)
+    for number in (0, 1):
+        few = {"train": Sentences(["so"] * number)}
+        with pytest.raises(BadInput, match=f"^mine has {number} usable example; add"):
+            datasets.complete_splits(few, 0.1, 0, "mine")
 
 
 @pytest.mark.parametrize(("examples", "number"), [(1, 1), (0, 0)])

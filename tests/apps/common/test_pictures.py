@@ -155,6 +155,87 @@ def test_reliability_lies_where_confidence_and_accuracy_meet(tmp_path):
     assert places[0.9][0] > places[0.2][0] + 50  # and below.
 
 
+BLUE = (31, 119, 180)
+
+
+def test_bars_are_as_high_as_their_values(tmp_path):
+    path = tmp_path / "deep/bars.png"
+    heights = {}
+    for values in ((10, 40), (40, 10)):
+        pictures.draw_bars(["short", "long"], values, path, "words", "BLEU")
+        image = drawn(path)
+        middle = image.shape[1] // 2
+        heights[values] = [count(half, BLUE) for half in np.split(image, [middle], 1)]
+    left, right = heights[10, 40]
+    assert 3 < right / left < 5
+    left, right = heights[40, 10]
+    assert 3 < left / right < 5
+
+
+def test_bars_of_nothing_and_of_zero_are_drawn_too(tmp_path):
+    pictures.draw_bars([], [], tmp_path / "none.png", "words", "BLEU")
+    pictures.draw_bars(["1 to 8\n(3)"], [0.0], tmp_path / "zero.png", "words", "BLEU")
+    assert drawn(tmp_path / "zero.png").std() > 5
+
+
+DARK = (8, 48, 107)  # What attention of 1 is drawn in.
+
+
+def align(tmp_path, attention, title="two words\n→ zwei Wörter", number=1, **options):
+    attention = np.array(attention, "float32")
+    rows, columns = attention.shape
+    pieces = [f"▁r{i}" for i in range(columns)], [f"▁w{i}" for i in range(rows)]
+    path = tmp_path / "deep/alignments.png"
+    pictures.draw_alignments(
+        [title] * number, [(*pieces, attention)] * number, path, **options
+    )
+    return drawn(path)
+
+
+def dark_center(image):
+    rows, columns = np.nonzero(np.abs(image.astype(int) - DARK).max(axis=-1) < 8)
+    return rows.mean(), columns.mean()
+
+
+def test_what_is_written_lies_below_and_what_is_read_to_the_right(tmp_path):
+    first = dark_center(align(tmp_path, [[1, 0, 0], [0, 0, 0]]))
+    read_later = dark_center(align(tmp_path, [[0, 0, 1], [0, 0, 0]]))
+    written_later = dark_center(align(tmp_path, [[0, 0, 0], [1, 0, 0]]))
+    assert read_later[1] > first[1] + 100
+    assert abs(read_later[0] - first[0]) < 5
+    assert written_later[0] > first[0] + 100
+    assert abs(written_later[1] - first[1]) < 5
+
+
+def test_alignments_stand_in_rows(tmp_path):
+    attention = np.eye(3)
+    one = align(tmp_path, attention).shape
+    two = align(tmp_path, attention, number=2).shape
+    four = align(tmp_path, attention, number=4).shape
+    assert two[1] > 1.8 * one[1]
+    assert four[0] > 1.8 * one[0]
+    column = align(tmp_path, attention, number=2, columns=1).shape
+    assert column[0] > 1.8 * one[0]
+
+
+def test_alignments_of_nothing_are_drawn_too(tmp_path):
+    pictures.draw_alignments([], [], tmp_path / "none.png")
+    assert (tmp_path / "none.png").exists()
+    align(tmp_path, np.zeros((0, 1)), title="\n→ ")
+    assert align(tmp_path, np.eye(2), title="$\\frac$ " * 99).shape[1] < 1200
+
+
+def test_only_the_first_alignments_and_pieces_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_IMAGES", 2)
+    monkeypatch.setattr(pictures, "MOST_ALIGNED", 3)
+    assert align(tmp_path, np.eye(3), number=5, columns=1).shape == (
+        align(tmp_path, np.eye(3), number=2, columns=1).shape
+    )
+    np.testing.assert_array_equal(
+        align(tmp_path, np.eye(3)), align(tmp_path, np.eye(9))
+    )
+
+
 ORANGE = (255, 165, 0)
 
 

@@ -136,6 +136,18 @@ def test_shorter_batches_are_padded():
     assert answers["lengths"].tolist() == [3, 2, 1]
 
 
+def test_all_axes_are_padded():
+    def predictor(shapes):
+        return {"attention": np.ones((len(shapes), *shapes[0]), "float32")}
+
+    answers = predictors.in_batches(predictor, [(2, 3), (3, 1), (0, 2)], batch_size=1)
+    attention = answers["attention"]
+    assert (attention.shape, attention.dtype) == ((3, 3, 3), "float32")
+    expected = np.zeros((3, 3, 3))
+    expected[0, :2, :3] = expected[1, :3, :1] = 1
+    np.testing.assert_array_equal(attention, expected)
+
+
 @pytest.mark.parametrize(
     ("where", "message"),
     [

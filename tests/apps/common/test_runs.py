@@ -159,6 +159,32 @@ def test_a_phase_that_ended_early_is_not_taken_up_again(tmp_path):
         assert len(runs.read_history(tmp_path)) == 2
 
 
+def test_a_callback_can_add_the_metric_that_is_monitored(tmp_path):
+    class Adder(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_bleu"] = [3.0, 7.0, 5.0, 4.0, 9.0][epoch]
+
+    options = {"monitor": "val_bleu", "mode": "max", "patience": 2}
+    for _ in range(2):  # What is finished is not done again.
+        runs.fit(
+            make_model(),
+            batches(),
+            batches(),
+            tmp_path,
+            phase="only",
+            epochs=5,
+            callbacks=[Adder()],
+            **options,
+        )
+    rows = runs.read_history(tmp_path)
+    assert [row["val_bleu"] for row in rows] == [3, 7, 5, 4]
+    summary = runs.finish(tmp_path, "val_bleu", "max")
+    assert (summary["best_epoch"], summary["val_bleu"]) == (2, 7)
+    kept = keras.saving.load_model(tmp_path / "model.keras")
+    loss = kept.evaluate(batches(), verbose=0, return_dict=True)["loss"]
+    assert loss == pytest.approx(rows[1]["val_loss"], rel=1e-4)
+
+
 def test_the_best_epoch_is_kept_across_interruptions(tmp_path):
     def epoch(callback, loss):
         callback.set_model(make_model())

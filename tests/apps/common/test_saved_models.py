@@ -60,7 +60,7 @@ def test_a_graph_that_calls_python_is_refused(model, tmp_path):
         )
 
 
-@pytest.mark.parametrize("variant", ["float32", "dynamic_range", "int8"])
+@pytest.mark.parametrize("variant", ["float32", "float16", "dynamic_range", "int8"])
 def test_conversion_keeps_what_the_model_computes(model, tmp_path, variant):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -85,6 +85,39 @@ def test_conversion_keeps_what_the_model_computes(model, tmp_path, variant):
             model(example["numbers"]),
             atol=1e-5 if variant == "float32" else 0.1,
         )
+
+
+def test_weights_of_half_precision_take_half_the_space(tmp_path):
+    inputs = keras.Input((64,))
+    model = keras.Model(inputs, keras.layers.Dense(512)(inputs))
+    function = tf.function(
+        lambda numbers: {"y": model(numbers)},
+        input_signature=[tf.TensorSpec([1, 64], name="numbers")],
+    )
+    sizes = {}
+    for variant in ("float32", "float16"):
+        path = tmp_path / variant
+        saved_models.convert(model.variables, function, path, variant)
+        sizes[variant] = path.stat().st_size
+    assert 0.45 < sizes["float16"] / sizes["float32"] < 0.6  # With 8 bits a quarter.
+
+
+def test_one_file_holds_several_signatures(model, tmp_path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    functions = {
+        "once": signature(lambda numbers: {"y": model(numbers)}),
+        "twice": signature(lambda numbers: {"y": 2 * model(numbers)}),
+    }
+    path = tmp_path / "model.tflite"
+    counts = saved_models.convert(model.variables, functions, path, "float32")
+    assert counts["FULLY_CONNECTED"] == 4
+    lite = Interpreter(str(path))
+    assert set(lite.get_signature_list()) == {"once", "twice"}
+    numbers = np.random.default_rng(0).normal(size=(1, 4)).astype("float32")
+    for name, factor in (("once", 1), ("twice", 2)):
+        answer = lite.get_signature_runner(name)(numbers=numbers)["y"]
+        np.testing.assert_allclose(answer, factor * model(numbers), rtol=1e-5)
 
 
 def test_what_lite_cannot_express_is_refused(model, tmp_path):
@@ -276,6 +309,15 @@ def test_a_bundle_holds_its_program_and_names_what_it_requires(model, tmp_path):
         "sentencepiece>=0.2",
     ]
     assert (tmp_path / "float32.tflite").exists()
+
+
+def test_a_bundle_without_labels_has_no_file_for_them(model, tmp_path):
+    function = signature(lambda numbers: {"y": model(numbers)})
+    saved_models.write_bundle(
+        tmp_path, __file__, "sentencepiece", (), model.variables, function, ["float32"]
+    )
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"float32.tflite", "requirements.txt", "run.py"}
 
 
 @dataclass(frozen=True)
