@@ -40,8 +40,13 @@ def randomize(layer, features=3):
     return layer
 
 
-def results_and_gradients(layer, inputs, state=None, training=True, **arguments):
-    """Returns all outputs, and the gradients of inputs, states and weights."""
+def results_and_gradients(
+    layer, inputs, state=None, training=True, steps=None, **arguments
+):
+    """Returns all outputs, and the gradients of inputs, states and weights.
+
+    Of a sequence's outputs only the first `steps` count, all by default.
+    """
     inputs, *state = map(tf.Variable, [inputs, *(state or [])])
 
     @tf.function
@@ -51,6 +56,7 @@ def results_and_gradients(layer, inputs, state=None, training=True, **arguments)
                 inputs, initial_state=state or None, training=training, **arguments
             )
             outputs = keras.tree.flatten(outputs)
+            outputs[0] = outputs[0][:, :steps]
             # Every element of every output has a part of its own.
             loss = sum(
                 tf.reduce_sum(output * values(*output.shape, seed=i))
@@ -164,6 +170,53 @@ def test_matches_numpy(peepholes, training):
     np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(last[0], expected[-1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cell[0], expected_cell, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("peepholes", [True, False], ids=["peepholes", "plain"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_a_single_step_is_one_of_many(peepholes, masked, training):
+    """It has no loop; a sequence of a step that counts and one that does not has."""
+    layer = LSTM(4, peepholes, return_sequences=True, return_state=True)
+    randomize(layer)
+    state = [values(5, 4, seed=2), values(5, 4, seed=3)]
+    inputs = values(5, 2, 3)
+    mask = np.array([[1, 1, 0, 1, 0]], bool).T if masked else np.ones((5, 1), bool)
+
+    single = results_and_gradients(
+        layer, inputs[:, :1], state, training, mask=tf.constant(mask)
+    )
+    two = results_and_gradients(
+        layer,
+        inputs,
+        state,
+        training,
+        mask=tf.constant(np.hstack([mask, np.zeros_like(mask)])),
+        steps=1,
+    )
+    assert len(single) == len(two)
+    for one, other in zip(single, two, strict=True):
+        if other.shape == inputs.shape:  # The gradients of what is read.
+            np.testing.assert_array_equal(other[:, 1:], np.zeros((5, 1, 3)))
+            other = other[:, :1]
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_a_single_step_has_no_loop(training):
+    layer = randomize(LSTM(4))
+
+    def operations(steps):
+        spec = tf.TensorSpec((None, steps, 3))
+        function = tf.function(lambda x: layer(x, training=training))
+        graph = function.get_concrete_function(spec).graph
+        names = {node.op for node in graph.as_graph_def().node}
+        for each in graph.as_graph_def().library.function:
+            names |= {node.op for node in each.node_def}
+        return names
+
+    assert not [name for name in operations(1) if "While" in name]
+    assert [name for name in operations(2) if "While" in name]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])

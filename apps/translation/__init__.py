@@ -1,0 +1,1 @@
+"""Translation with an LSTM encoder and decoder, attention and beam search."""
