@@ -113,7 +113,12 @@ class Config:
 
 
 def numbers():
-    """English numbers in words into German ones, built in."""
+    """English numbers in words into German ones, built in; 1.4 minutes, 0.997 exact.
+
+    python -m apps.translation train numbers
+
+    The score is that of 1,500 held-out numbers, with seed 0, on two cores.
+    """
     return Config(
         data="numbers",
         data_licence="written by num2words (LGPL 2.1), a library; none needed",
@@ -146,22 +151,40 @@ def _multi30k(source, target):
 
 
 def multi30k_en_de():
-    """29,000 captions of pictures, English to German."""
+    """29,000 captions, English to German; 92 minutes, 38.2 BLEU.
+
+    python -m apps.translation train multi30k_en_de
+
+    The score is that of `test_2016_flickr`, lower-cased and tokenized, with a beam of
+    5 and seed 0, on two cores.
+    """
     return _multi30k("en", "de")
 
 
 def multi30k_de_en():
-    """29,000 captions of pictures, German to English."""
+    """29,000 captions, German to English; 110 minutes, 40.2 BLEU.
+
+    python -m apps.translation train multi30k_de_en
+
+    The score is that of `test_2016_flickr`, lower-cased and tokenized, with a beam of
+    5 and seed 0, on two cores.
+    """
     return _multi30k("de", "en")
 
 
 def multi30k_en_fr():
-    """29,000 captions of pictures, English to French."""
+    """29,000 captions, English to French; not trained yet.
+
+    python -m apps.translation train multi30k_en_fr
+    """
     return _multi30k("en", "fr")
 
 
 def multi30k_fr_en():
-    """29,000 captions of pictures, French to English."""
+    """29,000 captions, French to English; not trained yet.
+
+    python -m apps.translation train multi30k_fr_en
+    """
     return _multi30k("fr", "en")
 
 
