@@ -21,7 +21,13 @@ from apps.common.text import PADDING
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.metrics import translate
-from apps.translation.model import State, Translator, load_model, load_tokenizers
+from apps.translation.model import (
+    State,
+    load_model,
+    load_tokenizers,
+    make_translator,
+    most_steps,
+)
 from apps.translation.tokenizer import END, START
 from apps.translation.train import new_model
 from benchmarks.measure import bundle_start, median_seconds_in_turns
@@ -36,7 +42,7 @@ def released_translator(config):
     released = tf.saved_model.load(RELEASED / "1").model_variables
     for variable, value in zip(model.variables, released, strict=True):
         variable.assign(tf.cast(value, variable.dtype))
-    return Translator(model, *tokenizers)
+    return make_translator(model, tokenizers, config)
 
 
 def loop_in_python(translator, texts):
@@ -46,9 +52,9 @@ def loop_in_python(translator, texts):
     state = State(*(value[:, None] for value in translator.model.begin(memory)))
     written = [np.full((len(texts), 1), START)]
     ended = np.zeros(len(texts), bool)
-    while not ended.all() and len(written) < 2 * tokens.shape[1]:
+    while not ended.all() and len(written) <= most_steps(tokens.shape[1]):
         log_probs, state, _ = translator.step(written[-1], state, memory)
-        written.append(np.argmax(log_probs, -1))
+        written.append(np.where(ended[:, None], END, np.argmax(log_probs, -1)))
         ended |= written[-1][:, 0] == END
     rows = [row[row != END] for row in np.concatenate(written[1:], 1)]
     return {

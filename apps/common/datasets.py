@@ -38,7 +38,7 @@ def complete_splits(splits, validation_fraction, seed, data, class_names=None):
         class_names: The names that labels stand for; None if there are no classes.
 
     Returns:
-        The examples of `train`, `validation` and `test`.
+        The examples of `train`, `validation` and `test`, and of what else `splits` has.
 
     Raises:
         BadInput: There are too few examples.
@@ -71,7 +71,7 @@ def hold_out(examples, fraction, seed, data, class_names=None):
         The examples that are kept, and those held out.
 
     Raises:
-        BadInput: A class has fewer than two examples.
+        BadInput: There are fewer than two examples, or of a class.
     """
     labels = examples.labels if class_names else np.zeros(len(examples), int)
     classes = len(class_names or ["all"])

@@ -168,7 +168,7 @@ def draw_alignments(titles, alignments, path, columns=3):
     Args:
         titles: One text for each alignment; it may have several lines.
         alignments: The pieces read, those written, and their attention, float32
-            `(written, read)`, whose rows sum to 1; `▁` at the start of a piece stands
+            `(written, read)`, from 0 to 1; `▁` at the start of a piece stands
             for the space before a word. The first 60 are drawn, of each at most the
             first 40 pieces.
         path: The PNG file to write.

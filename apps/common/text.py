@@ -139,6 +139,7 @@ def split_files(root: Path, endings=TABLE_ENDINGS, others=True):
     splits = {
         name: split for split, names in datasets.SPLIT_NAMES.items() for name in names
     }
+    endings = tuple(ending.lower() for ending in endings)
     files = {}
     for path in sorted(root.iterdir()):
         name = path.name.split(".")[0].lower()

@@ -41,7 +41,8 @@ class Config:
     ways' probabilities, for instance 0.2; the lower, the more varied. 0 always splits
     as is likeliest."""
     max_tokens: int = 80
-    """Pieces of a sentence above which a pair is not trained on."""
+    """Pieces of a sentence above which a pair is not trained on; texts of more words
+    than half of it are translated in parts."""
 
     embedding_size: int = 256
     """Numbers that stand for a piece, read or written."""
@@ -147,6 +148,7 @@ def _multi30k(source, target):
         ),
         source_column=source,
         target_column=target,
+        patience=6,
     )
 
 

@@ -65,12 +65,7 @@ def load_pairs(config):
     Raises:
         BadInput: The data cannot be used.
     """
-    is_text_file = not (
-        config.data == "numbers"
-        or config.data.startswith("tfds:")
-        or Path(config.data).is_dir()
-    )
-    if config.target_data and not is_text_file:
+    if config.target_data and not _is_text_file(config):
         raise BadInput(
             f"--target-data {config.target_data} belongs to a text file, and --data "
             f"{config.data} is none; leave it out, or name the file"
@@ -94,6 +89,14 @@ def _pairs(rows):
     return Pairs(*map(list, zip(*rows, strict=True)))
 
 
+def _is_text_file(config):
+    """Returns whether the data is, or ought to be, a file of lines."""
+    path = Path(config.data)
+    is_table = path.name.lower().endswith(TABLE_ENDINGS)
+    is_named = config.data == "numbers" or config.data.startswith("tfds:")
+    return not (is_named or is_table or path.is_dir())
+
+
 def load_split(config, split, foreign=False):
     """Returns the pairs of one split.
 
@@ -107,7 +110,7 @@ def load_split(config, split, foreign=False):
     Raises:
         BadInput: The data cannot be used, or has no such split.
     """
-    if foreign and not Path(config.data).is_dir() and config.data != "numbers":
+    if foreign and (Path(config.data).is_file() or config.target_data):
         return _pairs(read_pairs(config))
     splits = load_pairs(config)
     if split == "all":
@@ -273,7 +276,8 @@ def _folder(config):
     root = Path(config.data)
     files = split_files(root)
     if "train" in files:
-        return {split: _read_table(path, config) for split, path in files.items()}
+        tables = {path: _read_table(path, config) for path in set(files.values())}
+        return {split: tables[path] for split, path in files.items()}
     sources, targets = (
         split_files(root, (f".{column}", f".{column}.gz"))
         for column in (config.source_column, config.target_column)
@@ -314,11 +318,15 @@ def _tensorflow_dataset(config):
         split: _complete(
             f"{config.data}, {split}",
             enumerate(
-                tuple(record[column].decode() for column in columns)
-                for record in records
+                (
+                    tuple(record[column].decode() for column in columns)
+                    for record in records
+                ),
+                start=1,
             ),
         )
         for split, records in sources.items()
+        if records
     }
 
 

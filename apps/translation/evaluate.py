@@ -77,7 +77,7 @@ def evaluate(
     )
     foreign = not datasets.is_same(config.data, trained.data)
     pairs = load_split(config, split, foreign)
-    print(f"{len(pairs)} sentences of {config.data}, {split}")
+    print(f"{len(pairs)} sentences of {config.data}")
     answers = {
         name: translate(predictor, pairs) for name, predictor in predictors.items()
     }

@@ -275,7 +275,7 @@ class Translator:
         target_tokenizer: The `Tokenizer` of the language to be written.
         beam_size: Hypotheses that a translation keeps.
         length_penalty: The exponent of the length by which they are compared.
-        most_words: Words above which a text is translated in pieces.
+        most_words: Words above which a text is translated in parts.
     """
 
     def __init__(
@@ -382,11 +382,11 @@ class Translator:
         }
 
     def _translate(self, text, greedy=False):
-        """Translates UTF-8 texts of any length, `(batch,)`; long ones in pieces.
+        """Translates UTF-8 texts of any length, `(batch,)`; long ones in parts.
 
         Returns:
             `translations`, `(batch,)`; their `scores`, the log-probability over the
-            length penalty, in the mean of the pieces of a long text; `source_pieces`
+            length penalty, in the mean of the parts of a long text; `source_pieces`
             and `pieces`, what was read and written, `(batch, source_steps)` and
             `(batch, steps)`, padded with empty strings; and `attention` between them,
             `(batch, steps, source_steps)`.
@@ -460,16 +460,18 @@ def load_tokenizers(folder: Path):
     return tokenizers if len(tokenizers) == 2 else tokenizers * 2
 
 
+def make_translator(model, tokenizers, config):
+    """Returns the `Translator` of a model, its tokenizers and its `Config`."""
+    return Translator(
+        model, *tokenizers, config.beam_size, config.length_penalty, most_words(config)
+    )
+
+
 def load_translator(run: Path):
     """Returns the best model of a run as a `Translator`."""
+    model = keras.saving.load_model(run / "model.keras", compile=False)
     config = runs.load_config(Config, run)
-    return Translator(
-        keras.saving.load_model(run / "model.keras", compile=False),
-        *load_tokenizers(run),
-        config.beam_size,
-        config.length_penalty,
-        most_words(config),
-    )
+    return make_translator(model, load_tokenizers(run), config)
 
 
 def load_model(where, signature="serving_default"):

@@ -69,8 +69,8 @@ def tell_differences(number, pieces):
         )
     if UNKNOWN_PIECE in pieces:
         print(
-            f"text {number} has characters that the model does not know, and skips; "
-            "train it on texts that have them",
+            f"text {number} has characters that the model does not know; train it on "
+            "texts that have them",
             file=sys.stderr,
         )
 

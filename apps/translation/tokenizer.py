@@ -75,12 +75,15 @@ class Tokenizer:
 def normalize(texts):
     """Brings strings, `(batch,)`, to Unicode's compatible form, NFKC.
 
+    What is not UTF-8 becomes a space.
+
     A SentencePiece model that did so would be four times as large.
     """
     texts = tf.strings.unicode_transcode(
         texts, "UTF-8", "UTF-8", replacement_char=ord(" ")
     )
-    return tensorflow_text.normalize_utf8(texts, "NFKC")
+    texts = tensorflow_text.normalize_utf8(texts, "NFKC")
+    return tf.strings.regex_replace(texts, "\N{REPLACEMENT CHARACTER}", " ")
 
 
 def with_end(tokens):

@@ -14,8 +14,8 @@ from apps.translation.metrics import ValidationBleu
 from apps.translation.model import (
     TOKENIZER_FILES,
     EncoderDecoder,
-    Translator,
     load_tokenizers,
+    make_translator,
     save_tokenizers,
 )
 from apps.translation.tokenizer import train_tokenizer
@@ -54,7 +54,8 @@ def train(config, run: Path):
         loss=SmoothedCrossEntropy(config.label_smoothing),
         jit_compile=False,  # On CPUs, XLA is slower.
     )
-    callbacks = [ValidationBleu(Translator(model, *tokenizers), splits["validation"])]
+    translator = make_translator(model, tokenizers, config)
+    callbacks = [ValidationBleu(translator, splits["validation"])]
     if config.teacher_forcing < 1:
         callbacks.append(TeacherForcing(config.teacher_forcing, config.epochs))
 

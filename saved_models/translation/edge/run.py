@@ -44,7 +44,8 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     decode = interpreter.get_signature_runner("decode")
 
     def translate_part(text):
-        read = [*source.encode(unicodedata.normalize("NFKC", text)), END]
+        text = unicodedata.normalize("NFKC", text)
+        read = [*source.encode(text.replace("\N{REPLACEMENT CHARACTER}", " ")), END]
         state = encode(tokens=np.array([read], "int32"))
         memory = {name: state.pop(name) for name in ("values", "keys", "summary")}
         written, score, attention = beam_search(

@@ -86,7 +86,8 @@ def test_text_files_that_do_not_fit(refused, tmp_path):
     refused(*train, "--target-data", "a.en", says=["a.en is not UTF-8", "line 2"])
     (tmp_path / "a.en").write_text("\n\n")
     refused(*train, "--target-data", "a.en", says=["a.de has no sentence with"])
-    for data in (("--data", "b.de"), ("numbers",), ("--data", ".")):
+    refused("train", "--data", "b.de", "--target-data", "a.en", says=["no file b.de"])
+    for data in (("--data", "b.tsv"), ("numbers",), ("--data", ".")):
         refused("train", *data, "--target-data", "a.en", says=["--target-data a.en"])
 
 
