@@ -13,6 +13,7 @@ from apps.image_classification.data import load_examples
 from apps.image_classification.evaluate import score
 from apps.image_classification.model import Classifier, load_classifier
 
+VARIANTS = ("float32", "dynamic_range", "int8")
 CALIBRATION_IMAGES = 200
 
 # The promises. Score differences are the largest of any class and image.
@@ -21,7 +22,7 @@ FLOAT32_DIFFERENCE = 1e-3
 QUANTIZED_ACCURACY_LOSS = 0.01
 
 
-def export(run: Path, to: Path, variants=saved_models.VARIANTS):
+def export(run: Path, to: Path, variants=VARIANTS):
     """Publishes a run as the next version of a served model, with an edge bundle.
 
     Everything is scored on the test split first. A SavedModel or float32 model that

@@ -19,6 +19,7 @@ from apps.semantic_segmentation.model import (
     windowed,
 )
 
+VARIANTS = ("float32", "dynamic_range", "int8")
 CALIBRATION_IMAGES = 100
 
 # The promises: how many pixels may change their class, and how much mean IoU a
@@ -27,9 +28,7 @@ CHANGED_PIXELS = 1e-3
 QUANTIZED_IOU_LOSS = 0.01
 
 
-def export(
-    run: Path, to: Path, variants=saved_models.VARIANTS, crf=True, image_size=None
-):
+def export(run: Path, to: Path, variants=VARIANTS, crf=True, image_size=None):
     """Publishes a run as the next version of a served model, with an edge bundle.
 
     Everything is scored on the test split first. A SavedModel or float32 model that

@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from apps.common import saved_models
 from apps.common.errors import ExportRefused
 from apps.image_classification import export as export_module
 from apps.image_classification.export import export
@@ -23,7 +22,7 @@ def test_everything_is_there(exported):
     assert [row["engine"] for row in card["engines"]] == [
         "trained model",
         "SavedModel",
-        *saved_models.VARIANTS,
+        *export_module.VARIANTS,
     ]
     for row in card["engines"]:
         assert row["accuracy"] == 1.0

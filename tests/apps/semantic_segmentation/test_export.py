@@ -33,7 +33,7 @@ def test_everything_is_there(exported):
     assert [row["engine"] for row in card["engines"]] == [
         "trained model",
         "SavedModel",
-        *saved_models.VARIANTS,
+        *export_module.VARIANTS,
         "trained model with CRF",
         "SavedModel with CRF",
         "model.tflite with crf.tflite",
