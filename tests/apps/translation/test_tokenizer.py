@@ -119,7 +119,8 @@ def test_characters_are_normalized_as_python_does():
     known = [chr(code) for code in codes if unicodedata.category(chr(code)) != "Cn"]
     texts = [f"a{letter}b" for letter in known]
     mine = [text.decode() for text in normalize(tf.constant(texts)).numpy()]
-    assert mine == [unicodedata.normalize("NFKC", text) for text in texts]
+    theirs = [unicodedata.normalize("NFKC", text) for text in texts]
+    assert mine == [text.replace("\N{REPLACEMENT CHARACTER}", " ") for text in theirs]
 
 
 def test_unknown_characters_are_one_unknown_piece(tokenizer):
