@@ -1,4 +1,4 @@
-"""What several benchmarks measure by."""
+"""Measurements shared by the benchmarks: time, memory, start of an edge bundle."""
 
 import statistics
 import subprocess
@@ -13,32 +13,36 @@ from PIL import Image
 
 
 def median_seconds(function, repetitions=5):
-    """Returns the median seconds of a call, after two that are not counted."""
+    """Returns the median duration of a call in seconds, after two warm-up calls."""
     return median_seconds_in_turns([function], repetitions)[0]
 
 
 def median_seconds_in_turns(functions, repetitions):
-    """Returns each function's median seconds; in turns, all meet the same noise."""
+    """Returns the median duration of each function in seconds.
+
+    The functions take turns, so that noise of the machine affects all of them. Two
+    warm-up rounds come first.
+    """
     durations = [[] for _ in functions]
     for repetition in range(-2, repetitions):
         for function, seconds in zip(functions, durations, strict=True):
             start = time.perf_counter()
             function()
-            if repetition >= 0:  # The first ones prepare.
+            if repetition >= 0:  # The rounds before are the warm-up.
                 seconds.append(time.perf_counter() - start)
     return [statistics.median(seconds) for seconds in durations]
 
 
 def run_and_measure(program, *arguments, folder=None):
-    """Runs a Python program in a process of its own.
+    """Runs a Python program in its own process and measures its memory.
 
     Args:
-        program: Its text.
-        *arguments: What it finds in `sys.argv`.
-        folder: Where it runs. Defaults to here.
+        program: Source code of the program.
+        *arguments: Its command-line arguments.
+        folder: Its working directory. Defaults to the current one.
 
     Returns:
-        What it prints, and the most megabytes that it held.
+        The lines that it prints, and its peak memory in megabytes.
     """
     program += (
         "\nstatus = open('/proc/self/status').read().split()"
@@ -51,11 +55,14 @@ def run_and_measure(program, *arguments, folder=None):
 
 
 def bundle_start(bundle, *arguments):
-    """Returns the seconds and megabytes of an edge bundle, from start to its answer.
+    """Returns the time and memory that an edge bundle needs for its first answer.
 
     Args:
         bundle: The `edge` directory.
-        *arguments: Inputs and flags of its program.
+        *arguments: Inputs and flags of `run.py`.
+
+    Returns:
+        Seconds from the start of the process to its end, and peak megabytes.
     """
     program = (
         "import runpy, sys\n"
@@ -73,7 +80,7 @@ def bundle_start(bundle, *arguments):
 
 @contextmanager
 def made_up_photograph():
-    """Gives the path of a made-up photograph of 640×480 pixels, as long as needed."""
+    """Yields the path of a temporary image of 640×480 random pixels."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "photo.png")
         pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), "uint8")

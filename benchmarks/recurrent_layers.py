@@ -1,9 +1,8 @@
-"""What our recurrent layers cost next to those of Keras, side by side in one run.
+"""Time of `LSTM` and `GRU` and of Keras' own, side by side in one run.
 
     python -m benchmarks.recurrent_layers
 
-Times are medians on this machine, of measurements that take turns; the ratios are what
-carries over.
+Times are medians on this machine, measured in turns; compare the ratios.
 """
 
 import functools
@@ -20,14 +19,17 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 import layers
-from apps.common import saved_models
+from apps.common import lite
 from benchmarks.measure import median_seconds_in_turns
 
 BATCH, STEPS, FEATURES, UNITS = 64, 50, 128, 256
 EDGE_STEPS, EDGE_FEATURES, EDGE_UNITS = 100, 40, 128
+# Names of the layer classes, and their arguments.
 PAIRS = {
-    "LSTM": (keras.layers.LSTM(UNITS), layers.LSTM(UNITS)),
-    "GRU": (keras.layers.GRU(UNITS, reset_after=False), layers.GRU(UNITS)),
+    "LSTM": ("LSTM", {}),
+    "LSTM, recurrent dropout": ("LSTM", {"recurrent_dropout": 0.2}),
+    "GRU": ("GRU", {}),
+    "GRU, reset before": ("GRU", {"reset_after": False}),
 }
 
 
@@ -49,10 +51,10 @@ def inference(layer):
 
 
 def device_model(layer, variant, path):
-    """Writes a model for devices.
+    """Writes a TensorFlow Lite model of a layer.
 
     Returns:
-        A function that runs it on one thread, and its operations.
+        A function that runs the model on one thread, and the counts of its operations.
     """
     layer.build((1, EDGE_STEPS, EDGE_FEATURES))
     signature = tf.function(
@@ -61,8 +63,12 @@ def device_model(layer, variant, path):
     )
     inputs = np.random.default_rng(0).normal(size=(1, EDGE_STEPS, EDGE_FEATURES))
     inputs = inputs.astype("float32")
-    counts = saved_models.convert(
-        layer.variables, signature, path, variant, examples=[{"inputs": inputs}]
+    counts = lite.convert(
+        layer.variables,
+        {"serving_default": signature},
+        path,
+        variant,
+        lambda: [{"inputs": inputs}],
     )
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
@@ -74,12 +80,17 @@ def main():
     """Prints the tables."""
     keras.utils.set_random_seed(0)
     print(f"Batch {BATCH}, {STEPS} steps, {FEATURES} features, {UNITS} units")
-    for kind, pair in PAIRS.items():
+    origins = {"keras.layers": keras.layers, "layers": layers}
+    for pair, (class_name, arguments) in PAIRS.items():
         for what, function in (("training", training_step), ("inference", inference)):
-            seconds = median_seconds_in_turns([function(layer) for layer in pair], 60)
-            for origin, value in zip(("keras.layers", "layers"), seconds, strict=True):
-                name = f"{origin}.{kind}, {what}"
-                print(f"  {name:40} {1000 * value:7.1f} ms  {value / seconds[0]:5.2f}")
+            functions = [
+                function(getattr(origin, class_name)(UNITS, **arguments))
+                for origin in origins.values()
+            ]
+            seconds = median_seconds_in_turns(functions, 60)
+            for origin, value in zip(origins, seconds, strict=True):
+                name = f"{origin}.{pair}, {what}"
+                print(f"  {name:49} {1000 * value:6.1f} ms  {value / seconds[0]:5.2f}")
 
     print(
         f"TensorFlow Lite, LSTM of {EDGE_UNITS} units, {EDGE_STEPS} steps, "
@@ -91,7 +102,7 @@ def main():
 
 
 def print_device_models(return_sequences):
-    """Prints size and latency of LSTMs for devices."""
+    """Prints size and latency of LSTMs in TensorFlow Lite."""
     models = {
         "keras.layers.LSTM, float32": (keras.layers.LSTM, "float32"),
         "keras.layers.LSTM, dynamic range": (keras.layers.LSTM, "dynamic_range"),

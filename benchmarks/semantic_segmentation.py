@@ -1,11 +1,11 @@
-"""What the dense CRF costs, beside its C++ reference and in growing sizes.
+"""Time and memory of the dense CRF, compared with its C++ reference.
 
     pip install -e '.[benchmark]'
     python -m benchmarks.semantic_segmentation
 
-Times are medians on this machine; the ratios are what carries over. The reference,
-pydensecrf, gets the same scores, image and parameters in the same run; building the
-lattice counts for both.
+The reference is pydensecrf. It gets the same scores, images and parameters in the same
+run. The times include building the lattice. They are medians and depend on the machine;
+the ratios hold on other machines too.
 """
 
 import os
@@ -42,7 +42,7 @@ EDGE = Path("saved_models/semantic_segmentation/edge")
 
 
 def example(photograph, width, height):
-    """Returns a photograph and smooth random scores, as sure as a network's."""
+    """Returns an image and smooth random scores, as confident as a network's."""
     image = Image.fromarray(photograph).resize((width, height))
     coarse = np.random.default_rng(0).uniform(0, 25, (CLASSES, 9, 12)).astype("float32")
     scores = [
@@ -53,7 +53,7 @@ def example(photograph, width, height):
 
 
 def our_marginals(image, scores):
-    """Returns a function that refines the scores by `layers.DenseCRF`."""
+    """Returns a function that refines the scores with `layers.DenseCRF`."""
     crf = layers.DenseCRF(**SETTINGS)
     inputs = [tf.constant(scores[None]), tf.constant(image[None].astype("float32"))]
     crf.build([each.shape for each in inputs])
@@ -62,7 +62,7 @@ def our_marginals(image, scores):
 
 
 def reference_marginals(image, scores):
-    """Returns a function that refines the scores by pydensecrf."""
+    """Returns a function that refines the scores with pydensecrf."""
     height, width, _ = image.shape
     energies = np.ascontiguousarray(-scores.reshape(-1, CLASSES).T)
 
@@ -85,19 +85,19 @@ def reference_marginals(image, scores):
 
 
 def memory():
-    """Returns the megabytes of a process before and with the CRF at 480×360."""
+    """Returns peak megabytes of a process without and with the CRF at 480×360."""
     prepare = (
         "from benchmarks import semantic_segmentation as benchmark\n"
         "photographs = benchmark.load_sample_images().images\n"
         "arguments = benchmark.example(photographs[0], 480, 360)\n"
     )
-    _, before = run_and_measure(prepare)
-    _, after = run_and_measure(prepare + "benchmark.our_marginals(*arguments)()\n")
-    return before, after
+    _, without_crf = run_and_measure(prepare)
+    _, with_crf = run_and_measure(prepare + "benchmark.our_marginals(*arguments)()\n")
+    return without_crf, with_crf
 
 
 def main():
-    """Prints the tables."""
+    """Prints the results."""
     print(f"DenseCRF, {CLASSES} classes, {SETTINGS['iterations']} iterations")
     print("  photograph      size      ours  reference  ratio  µs/pixel  equal labels")
     photographs = load_sample_images()
@@ -105,29 +105,31 @@ def main():
         for width, height in SIZES:
             arguments = example(photograph, width, height)
             ours, theirs = our_marginals(*arguments), reference_marginals(*arguments)
-            # In turns, so that both meet the same noise.
+            # They take turns, so that noise of the machine affects both.
             rounds = [
                 (median_seconds(ours, 1), median_seconds(theirs, 1)) for _ in range(5)
             ]
-            seconds, other = np.median(rounds, axis=0)
+            our_seconds, their_seconds = np.median(rounds, axis=0)
             ratio = np.median([a / b for a, b in rounds])
             equal = (ours().argmax(-1) == theirs().argmax(-1)).mean()
             print(
                 f"  {Path(name).stem:10}  {width:4}×{height:<4}"
-                f" {1000 * seconds:5.0f} ms   {1000 * other:5.0f} ms   {ratio:4.2f}"
-                f"   {1e6 * seconds / (width * height):8.2f}   {100 * equal:9.2f} %"
+                f" {1000 * our_seconds:5.0f} ms   {1000 * their_seconds:5.0f} ms"
+                f"   {ratio:4.2f}   {1e6 * our_seconds / (width * height):8.2f}"
+                f"   {100 * equal:9.2f} %"
             )
-    before, after = memory()
+    without_crf, with_crf = memory()
     print(
-        f"Most memory at 480×360: {after:.0f} MB, of which TensorFlow {before:.0f} MB"
+        f"Peak memory at 480×360: {with_crf:.0f} MB, "
+        f"of which TensorFlow {without_crf:.0f} MB"
     )
 
     for flags in ((), ("--crf",)):
         with made_up_photograph() as photo:
             seconds, megabytes = bundle_start(EDGE, photo, *flags)
         print(
-            f"Edge bundle {' '.join(flags)}, from start to the answer for 640×480: "
-            f"{seconds:.2f} s, {megabytes:.0f} MB resident"
+            f"{' '.join(['Edge bundle', *flags])}, from start to answer for 640×480: "
+            f"{seconds:.2f} s, peak memory {megabytes:.0f} MB"
         )
 
 

@@ -1,26 +1,26 @@
-"""What both attentions share, however they score."""
+"""Functions shared by `AdditiveAttention` and `MultiplicativeAttention`."""
 
 import keras
 
 
 def check_shapes(input_shape):
-    """Checks that the shapes are those of a query, values and perhaps keys.
+    """Checks that the inputs are a query, values and optional keys.
 
     Raises:
-        ValueError: They are not.
+        ValueError: The inputs have other shapes.
     """
     ranks = [len(s) if isinstance(s, (list, tuple)) else 0 for s in input_shape]
     if ranks not in ([2, 3], [3, 3], [2, 3, 3], [3, 3, 3]):
         raise ValueError(
-            "The inputs must be [query, values] or [query, values, keys]: a query "
-            "(batch, steps, size) or (batch, size), values and keys "
+            "The inputs must be [query, values] or [query, values, keys]. The query "
+            "must be (batch, steps, size) or (batch, size), values and keys must be "
             "(batch, steps, size). Reshape a grid of image features to "
             f"(batch, height * width, channels). Received shapes: {input_shape}"
         )
 
 
 def is_single(query):
-    """Returns whether the query has one step only, `(batch, size)`."""
+    """Returns True if the query has a single step: `(batch, size)`."""
     return len(query.shape) == 2
 
 
@@ -30,14 +30,14 @@ def with_steps(query):
 
 
 def attend(query, scores, values, mask, return_weights):
-    """Sums the values, each weighted by the softmax of its score.
+    """Computes the context: the sum of the values, weighted by softmax of the scores.
 
     Args:
-        query: As it came, which decides about the shape of the results.
+        query: The query of the call. If it has a single step, so do the results.
         scores: `(batch, query_steps, steps)`.
         values: `(batch, steps, size)`.
         mask: Boolean `(batch, steps)`, or None.
-        return_weights: Whether to return the weights as well.
+        return_weights: If True, also return the weights.
 
     Returns:
         The context, or the context and the weights.
@@ -51,23 +51,23 @@ def attend(query, scores, values, mask, return_weights):
 
 
 def masked_softmax(scores, mask):
-    """Returns the softmax over the steps that the mask allows; zeros if there is none.
+    """Returns the softmax over unmasked steps, or zeros if all steps are masked.
 
     Raises:
-        ValueError: The values carry a mask of Keras that was not given.
+        ValueError: Keras attached a mask to the values, but the call got none.
     """
-    if isinstance(mask, (list, tuple)):  # Not given: Keras lists what inputs carry.
-        if any(carried is not None for carried in mask[1:]):
+    if isinstance(mask, (list, tuple)):  # The call got none; Keras lists attached ones.
+        if any(attached is not None for attached in mask[1:]):
             raise ValueError(
-                "The values carry a mask that Keras attached to them. Give it as "
-                "well: attention([query, values], mask=mask)"
+                "Keras attached a mask to the values, but the call got none. Pass it: "
+                "attention([query, values], mask=mask)"
             )
         mask = None
     if mask is None:
         return keras.ops.softmax(scores)
     mask = keras.ops.expand_dims(mask, 1)
-    # Masked with the lowest score rather than with a huge negative number, which
-    # overflows in half precision and leaves int8 no resolution for the others.
+    # Masked steps get the lowest score. A large negative number would overflow in half
+    # precision, and in int8 it would leave no resolution for the other scores.
     lowest = keras.ops.min(scores, axis=-1, keepdims=True)
     weights = keras.ops.softmax(keras.ops.where(mask, scores, lowest))
     weights = keras.ops.where(mask, weights, 0)

@@ -1,4 +1,4 @@
-"""Attention whose score is a small network of query and key, added."""
+"""Additive (Bahdanau) attention."""
 
 import keras
 
@@ -7,39 +7,39 @@ from layers import _attention
 
 @keras.saving.register_keras_serializable(package="layers")
 class AdditiveAttention(keras.layers.Layer):
-    """Looks at each step of the values as far as it fits the query (Bahdanau).
+    """Additive (Bahdanau) attention: a weighted sum of the values.
 
-    A step's score is `v · tanh(query W_q + key W_k + b)`, where its key is its value.
-    The weights are the softmax of the scores over the steps, the context is the sum of
-    the values so weighted. Unlike `keras.layers.AdditiveAttention` it learns the
-    projections, so that query and values may differ in size.
+    The score of a step is `v · tanh(query W_q + key + b)` with `key = value W_k`. The
+    weights are the softmax of the scores over the steps, and the context is the
+    weighted sum of the values. Unlike `keras.layers.AdditiveAttention`, this layer
+    learns the projections, so query and values may differ in size.
 
     Args:
-        units: Size of the space in which query and keys are added.
-        use_bias: Whether `b` is added. Defaults to True.
+        units: Size of the projected query and keys.
+        use_bias: If True, add the bias `b`. Defaults to True.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: `[query, values]`, or `[query, values, keys]` with the keys that
-            `project_keys(values)` gave, so that a decoder projects its source once
-            and not at every step.
-        mask: Boolean `(batch, steps)`, True where a value may be looked at; a row
-            that is False throughout has weights and a context of zero. Defaults to
-            all. A mask that Keras attached to the values must be given here, too.
-        return_weights: Whether the weights are returned as well. Defaults to False.
+        inputs: `[query, values]`, or `[query, values, keys]` with
+            `keys = project_keys(values)`. A decoder that passes the keys projects its
+            source once instead of at every step.
+        mask: Padding mask, boolean `(batch, steps)`, True for steps to attend to. If
+            all steps of a sequence are masked, its weights and context are 0. Defaults
+            to no mask. If Keras attached a mask to the values, pass it here.
+        return_weights: If True, also return the weights. Defaults to False.
 
     Input shape:
-        The query `(batch, query_steps, query_size)`, or `(batch, query_size)` for a
-        single step; the values `(batch, steps, size)`; the keys
-        `(batch, steps, units)`. Batch and steps may be unknown.
+        Query: `(batch, query_steps, query_size)`, or `(batch, query_size)` for a single
+        step. Values: `(batch, steps, size)`. Keys: `(batch, steps, units)`. Batch and
+        steps may be unknown.
 
     Output shape:
-        The context `(batch, query_steps, size)`, or `(batch, size)` for a single step;
-        the weights `(batch, query_steps, steps)`, or `(batch, steps)`.
+        Context: `(batch, query_steps, size)`, or `(batch, size)` for a single step.
+        Weights: `(batch, query_steps, steps)`, or `(batch, steps)`.
 
     Raises:
-        ValueError: `units` is not a positive whole number, the inputs are not shaped
-            as above, or the values carry a mask that was not given as `mask`.
+        ValueError: `units` is not a positive whole number, the inputs have other
+            shapes, or Keras attached a mask to the values and `mask` is missing.
 
     Example:
 
@@ -62,7 +62,7 @@ class AdditiveAttention(keras.layers.Layer):
             )
         self.units = units
         self.use_bias = use_bias
-        # Not in build, since keys may be projected before the first call.
+        # Created here, because `project_keys` may run before `build`.
         self.query_projection = self._dense(units, use_bias, "query_projection")
         self.key_projection = self._dense(units, False, "key_projection")
         self.score = self._dense(1, False, "score")
@@ -76,12 +76,12 @@ class AdditiveAttention(keras.layers.Layer):
         self.score.build((*query_shape[:-1], values_shape[1], self.units))
 
     def project_keys(self, values):
-        """Returns the keys of `values`, to be given at several calls."""
+        """Returns the keys of `values`, for use in several calls."""
         if isinstance(values, keras.KerasTensor):
-            # The model would own the projection a second time, and not reload.
+            # The model would contain the projection twice, and could not be reloaded.
             raise ValueError(
-                "`project_keys` is for the `call` of a layer or model. In a functional "
-                "model give the values alone: attention([query, values])"
+                "`project_keys` works only inside the `call` of a layer or model. In a "
+                "functional model, pass only the values: attention([query, values])"
             )
         return self.key_projection(values)
 
@@ -95,7 +95,7 @@ class AdditiveAttention(keras.layers.Layer):
         return _attention.attend(query, scores, values, mask, return_weights)
 
     def compute_mask(self, inputs, previous_mask):
-        # Without this method, Keras warns at every mask that it gets lost.
+        # The context has no mask. Without this method, Keras warns about that.
         return None
 
     def compute_output_shape(self, input_shape):
@@ -103,7 +103,7 @@ class AdditiveAttention(keras.layers.Layer):
         return (*query_shape[:-1], values_shape[-1])
 
     def compute_output_spec(self, *args, **kwargs):
-        # Traces the call, since `return_weights` decides how many outputs there are.
+        # Trace the call, because the number of outputs depends on `return_weights`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):

@@ -1,29 +1,31 @@
-"""Atrous spatial pyramid pooling: one feature map seen at several scales at once."""
+"""Atrous spatial pyramid pooling of DeepLab."""
 
 import keras
 
 
 @keras.saving.register_keras_serializable(package="layers")
 class AtrousSpatialPyramidPooling(keras.layers.Layer):
-    """Gathers context at several distances, without giving up resolution.
+    """Combines context from several distances at full resolution.
 
-    Side by side it computes a 1×1 convolution, one separable 3×3 convolution per
-    dilation rate, and the mean of the whole map; a 1×1 convolution joins them. Each
-    convolution is followed by batch normalization and ReLU.
+    The layer has parallel branches: a 1×1 convolution, one separable 3×3 convolution
+    for each dilation rate, and global average pooling with a 1×1 convolution. Another
+    1×1 convolution joins the branches. Batch normalization and ReLU follow each
+    convolution.
 
     Args:
-        filters: Channels of every branch, and of the output.
+        filters: Number of channels of each branch and of the output.
         rates: Dilation rates, in positions of the feature map. Defaults to
             `(6, 12, 18)`.
-        dropout: Share of the output dropped in training. Defaults to 0.
+        dropout: Dropout rate of the output. Defaults to 0.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: A batch of feature maps.
-        training: Whether to drop, and to normalize by the statistics of the batch.
+        training: If True, dropout is active and batch normalization uses the
+            statistics of the batch.
 
     Input shape:
-        `(batch, height, width, channels)`; height and width may be unknown.
+        `(batch, height, width, channels)`. Height and width may be unknown.
 
     Output shape:
         `(batch, height, width, filters)`.
@@ -45,7 +47,7 @@ class AtrousSpatialPyramidPooling(keras.layers.Layer):
         for name, value in (("filters", filters), *(("rates", rate) for rate in rates)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"`{name}` must hold positive whole numbers, for instance "
+                    f"`{name}` must consist of positive whole numbers, for instance "
                     f"filters=256, rates=(6, 12, 18). Received: {value!r}"
                 )
         self.filters = filters
@@ -80,8 +82,8 @@ class AtrousSpatialPyramidPooling(keras.layers.Layer):
         self.drop = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
         for branch in (*self.branches, self.pooling):
             branch.build((None, None, None, channels))
-        joined = self.filters * (len(self.branches) + 1)
-        self.projection.build((None, None, None, joined))
+        joined_channels = self.filters * (len(self.branches) + 1)
+        self.projection.build((None, None, None, joined_channels))
 
     def call(self, inputs, training=None):
         context = keras.ops.mean(inputs, axis=(1, 2), keepdims=True)
@@ -117,7 +119,7 @@ class AtrousSpatialPyramidPooling(keras.layers.Layer):
         )
 
     def _normalization(self, name):
-        # Small data sets have too few steps for Keras' default momentum of 0.99.
+        # Keras' default momentum of 0.99 needs more steps than small data sets have.
         return keras.layers.BatchNormalization(
             momentum=0.9, dtype=self.dtype_policy, name=name
         )

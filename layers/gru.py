@@ -1,4 +1,4 @@
-"""The gated recurrent unit, from its equations."""
+"""Gated recurrent unit."""
 
 import keras
 import tensorflow as tf
@@ -7,54 +7,54 @@ from layers import _recurrence
 
 
 @keras.saving.register_keras_serializable(package="layers")
-class GRU(keras.layers.Layer):
-    """Reads a sequence with a state that gates reset and update.
+class GRU(_recurrence.FastRecurrence, keras.layers.GRU):
+    """Gated recurrent unit: a drop-in for `keras.layers.GRU` that trains faster.
 
-    At every step the update gate `z` decides how much of the state stays, and the reset
-    gate `r` how much of it the candidate `g` for the rest can see:
+    At every step the update gate `z` decides how much of the state to keep, and the
+    reset gate `r` how much of the state the candidate `g` sees:
 
-        z, r = sigmoid(x W + h U + b)    with one W, U and b each
-        g = tanh(x W + (r * h) U + b)
+        z, r = sigmoid(x W + b + h U + d)    with W, b, U and d for each
+        g = tanh(x W + b + r * (h U + d))
         h = z * h + (1 - z) * g
 
-    It has three quarters of the weights of an LSTM, and nothing to carry but its
-    output. The reset comes before the product, as in the paper; weights are
-    interchangeable with those of `keras.layers.GRU(reset_after=False)`. The products
-    with the inputs are taken for all steps at once, before the loop, and those of the
-    gradients after it.
+    With `reset_after=False`, as in the paper, the reset comes before the product, and
+    there is no second bias `d`:
+
+        g = tanh(x W + b + (r * h) U)
+
+    The products with the inputs are computed for all steps at once, before the loop.
+    The gradient is written by hand: the products for the weights' gradients are
+    computed for all steps at once, after the loop. Keras' own loop runs with other
+    activations than the default ones, `unroll=True` and `use_cudnn=True`.
 
     Args:
         units: Size of the output.
-        recurrent_dropout: The share of the previous output that is hidden from the
-            gates and the candidate in training; the same units in all steps. Defaults
-            to 0.
-        return_sequences: Whether to return the outputs of all steps, instead of the
-            last one. Defaults to `False`.
-        return_state: Whether to return the last state too. Defaults to `False`.
-        go_backwards: Whether to read from the end; the outputs come in that order.
-            Defaults to `False`.
-        kernel_initializer: Initializer of the weights of the inputs.
-        recurrent_initializer: Initializer of the weights of the previous output.
-        seed: Seed of the dropout.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
+        *args: The other arguments of `keras.layers.GRU`, in its order.
+        **kwargs: Arguments of `keras.layers.GRU`, with its defaults, and base layer
+            arguments, such as `name` and `dtype`. `use_cudnn="auto"` does not use
+            cuDNN, which rejects masks that are not right-padded. `implementation` only
+            sets whether every gate has its own dropout mask (1), because the products
+            with the inputs do not run inside the loop.
 
     Call arguments:
         sequences: A batch of sequences.
-        initial_state: The state to start from, or a list of it. Defaults to zeros.
-        mask: Which steps are to be read, boolean, of shape `(batch, time)`. Others keep
-            the state, and repeat the output before them.
-        training: Whether to apply dropout.
+        initial_state: State to start from, or a list of it. Defaults to zeros, or to
+            the last state if `stateful`.
+        mask: Boolean `(batch, time)`, True for steps to read. A masked step keeps the
+            state and repeats the previous output, or returns 0 if
+            `zero_output_for_mask`. Defaults to no mask.
+        training: If True, apply dropout. Defaults to False.
 
     Input shape:
         `(batch, time, features)`; batch and time may be unknown.
 
     Output shape:
         `(batch, units)`, or `(batch, time, units)` with `return_sequences`. With
-        `return_state` it is followed by one of `(batch, units)`.
+        `return_state` the last state follows, `(batch, units)`.
 
     Raises:
-        ValueError: `units` is not a positive whole number, or `recurrent_dropout` lies
-            outside of [0, 1).
+        ValueError: `units` is not a positive whole number, a dropout rate is outside
+            [0, 1), or the layer is stateful and the batch has another size.
 
     Example:
 
@@ -65,206 +65,147 @@ class GRU(keras.layers.Layer):
         [Cho et al., 2014](https://arxiv.org/abs/1406.1078), section 2.3
     """
 
-    def __init__(
-        self,
-        units,
-        recurrent_dropout=0.0,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        seed=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        _recurrence.check_arguments(units, recurrent_dropout)
-        self.units = units
-        self.recurrent_dropout = recurrent_dropout
-        self.return_sequences = return_sequences
-        self.return_state = return_state
-        self.go_backwards = go_backwards
-        self.kernel_initializer = kernel_initializer
-        self.recurrent_initializer = recurrent_initializer
-        self.seed = seed
-        if recurrent_dropout:
-            self.seed_generator = keras.random.SeedGenerator(seed)
-        self.supports_masking = True
-        # What keras.layers.Bidirectional asks for; it sets the last one.
-        self.input_spec = keras.layers.InputSpec(ndim=3)
-        self.stateful = False
-        self.zero_output_for_mask = False
+    @classmethod
+    def from_config(cls, config):
+        # Files of the first version have no `reset_after`; it was always False.
+        if "dtype" in config:
+            config = {"reset_after": False, **config}
+        return super().from_config(config)
 
-    def build(self, sequences_shape, initial_state_shape=None):
-        # The gates stand side by side in the order z, r, g, as in Keras.
-        self.kernel = self.add_weight(
-            shape=(sequences_shape[-1], 3 * self.units),
-            initializer=self.kernel_initializer,
-            name="kernel",
-        )
-        self.recurrent_kernel = self.add_weight(
-            shape=(self.units, 3 * self.units),
-            initializer=self.recurrent_initializer,
-            name="recurrent_kernel",
-        )
-        self.bias = self.add_weight(
-            shape=(3 * self.units,), initializer="zeros", name="bias"
-        )
-
-    def call(self, sequences, initial_state=None, mask=None, training=False):
-        if self.go_backwards:
-            sequences = tf.reverse(sequences, (1,))
-            mask = mask if mask is None else tf.reverse(mask, (1,))
-        x = _recurrence.product_with_inputs(sequences, self.kernel, self.bias)
-        steps = _recurrence.steps_first(mask)
-        if initial_state is None:
-            h = tf.zeros((keras.ops.shape(x)[1], self.units), x.dtype)
-        else:
-            (h,) = keras.tree.flatten(initial_state)
-        dropout = None
-        if training and self.recurrent_dropout:
-            dropout = keras.random.dropout(
-                tf.ones_like(h), self.recurrent_dropout, seed=self.seed_generator
+    def _run(self, sequences, h, kernel, recurrent_kernel, bias, mask, training):
+        """Returns the outputs of all steps and the last state."""
+        input_masks, masks = self._dropout_masks(sequences, h, training)
+        candidate_bias = None
+        if self.reset_after and self.use_bias:
+            # Only the candidate needs its second bias apart from the first.
+            bias, recurrent_bias = tf.unstack(bias)
+            gates_bias, candidate_bias = tf.split(
+                recurrent_bias, (2 * self.units, self.units)
             )
-        recurrent_kernel = tf.convert_to_tensor(self.recurrent_kernel)
+            bias += tf.pad(gates_bias, ((0, self.units),))
+        elif self.reset_after:
+            candidate_bias = tf.zeros(self.units, bias.dtype)
+        x = _recurrence.input_product(sequences, kernel, bias, input_masks)
         recur = _recur_for_training if training else _recur
-        states, h = recur(x, h, recurrent_kernel, steps, dropout)
-
-        outputs, last = tf.transpose(states, (1, 0, 2)), states[-1]
-        outputs, last = _recurrence.without_hidden_steps(
-            self, outputs, last, mask, initial_state
-        )
-        result = outputs if self.return_sequences else last
-        return (result, h) if self.return_state else result
-
-    def compute_output_shape(self, sequences_shape, initial_state_shape=None):
-        batch, time, _ = sequences_shape
-        state = (batch, self.units)
-        outputs = (batch, time, self.units) if self.return_sequences else state
-        return (outputs, state) if self.return_state else outputs
-
-    def compute_mask(self, sequences, mask=None):
-        output_mask = mask if self.return_sequences else None
-        return (output_mask, None) if self.return_state else output_mask
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "recurrent_dropout": self.recurrent_dropout,
-            "return_sequences": self.return_sequences,
-            "return_state": self.return_state,
-            "go_backwards": self.go_backwards,
-            "kernel_initializer": self.kernel_initializer,
-            "recurrent_initializer": self.recurrent_initializer,
-            "seed": self.seed,
-        }
+        states, h, *_ = recur(x, h, recurrent_kernel, candidate_bias, mask, masks)
+        return states, h
 
 
-def _recur(x, h, recurrent_kernel, mask, dropout, recorded=1):
+def _recur(x, h, recurrent_kernel, candidate_bias, mask, dropout_masks, recorded=1):
     """Runs the recurrence over all steps.
 
     Args:
-        x: The share of the inputs in the gates, `(time, batch, 3 * units)`.
-        h: The first state, `(batch, units)`.
-        recurrent_kernel: The weights of the state.
-        mask: The steps to be read, `(time, batch, 1)`, or `None`.
-        dropout: What to multiply the state by before the products, or `None`.
-        recorded: How many values to record of each step, out of its state, the state
-            before it, the gates z and r, and the candidate g.
+        x: Products of the inputs with their kernel, `(time, batch, 3 * units)`.
+        h: First state, `(batch, units)`.
+        recurrent_kernel: Weights of the state.
+        candidate_bias: Bias of the candidate's product with the state. If None, the
+            reset comes before that product.
+        mask: Steps to read, `(time, batch, 1)`, or None.
+        dropout_masks: Dropout masks of the state, one per gate, or None.
+        recorded: How many values to record of each step, in this order: new state,
+            previous state, `z`, `r`, `g`, and the candidate's product with the state.
 
     Returns:
-        The states of all steps and the last one; then, if more than the states are
-        recorded, arrays of the others.
+        The states of all steps, the last one, and the arrays of the other values.
     """
-    time = keras.ops.shape(x)[0]
-    units = h.shape[-1]
-    to_gates, to_candidate = tf.split(recurrent_kernel, (2 * units, units), 1)
+    resets_after = candidate_bias is not None
+    parts = _parts(h)
+    kernels = tf.split(recurrent_kernel, parts, 1)
+    for_gates, for_candidate = map(
+        _recurrence.product_with, kernels, _masks_of_parts(dropout_masks)
+    )
 
-    def step(t, h, *arrays):
-        visible = h if dropout is None else h * dropout
-        x_gates, x_candidate = tf.split(x[t], (2 * units, units), 1)
-        gates = tf.sigmoid(x_gates + tf.matmul(visible, to_gates))
-        z, r = tf.split(gates, 2, axis=1)
-        g = tf.tanh(x_candidate + tf.matmul(r * visible, to_candidate))
+    def step(t, h):
+        x_gates, x_candidate = tf.split(x[t], parts, 1)
+        z, r = tf.split(tf.sigmoid(x_gates + for_gates(h)), 2, 1)
+        if resets_after:
+            inner = for_candidate(h) + candidate_bias
+            g = tf.tanh(x_candidate + r * inner)
+        else:
+            inner = for_candidate(r * h)
+            g = tf.tanh(x_candidate + inner)
         new_h = g + z * (h - g)
         if mask is not None:
             new_h = tf.where(mask[t], new_h, h)
-        values = (new_h, h, z, r, g)
-        arrays = [
-            array.write(t, value) for array, value in zip(arrays, values, strict=False)
-        ]
-        return t + 1, new_h, *arrays
+        return (new_h,), (new_h, h, z, r, g, inner)
 
-    arrays = [
-        tf.TensorArray(x.dtype, time, clear_after_read=False, element_shape=h.shape)
-        for _ in range(recorded)
-    ]
-    _, h, states, *others = tf.while_loop(lambda t, *_: t < time, step, (0, h, *arrays))
-    return states.stack(), h, *others
+    time = keras.ops.shape(x)[0]
+    (h,), arrays = _recurrence.scan(step, (h,), time, recorded, h.shape)
+    return arrays[0].stack(), h, arrays[1:]
 
 
-def _recur_for_training(x, h, recurrent_kernel, mask, dropout):
-    """Does what `_recur` does, with a gradient that is faster than its own.
+def _recur_for_training(x, h, recurrent_kernel, candidate_bias, mask, dropout_masks):
+    """Does what `_recur` does, with a faster gradient than TensorFlow derives.
 
-    Its loop only finds the gradients of the arguments of the gates and the candidate,
-    step by step; those of all weights are products over all steps.
+    Its loop computes only the gradients of the arguments of the gates and the
+    candidate; the gradients of the weights are products over all steps.
     """
+    resets_after = candidate_bias is not None
 
     @tf.custom_gradient
-    def recur(x, h, recurrent_kernel):
-        states, last, *arrays = _recur(
-            x, h, recurrent_kernel, mask, dropout, recorded=5
+    def recur(x, h, recurrent_kernel, *biases):
+        states, last, arrays = _recur(
+            x,
+            h,
+            recurrent_kernel,
+            biases[0] if resets_after else None,
+            mask,
+            dropout_masks,
+            recorded=6 if resets_after else 5,
         )
 
         def gradient(d_states, d_h):
-            time = keras.ops.shape(x)[0]
-            units = h.shape[-1]
-            from_gates, from_candidate = tf.split(
-                tf.transpose(recurrent_kernel), (2 * units, units)
-            )
+            parts = _parts(h)
+            kernels = tf.split(recurrent_kernel, parts, 1)
+            masks = _masks_of_parts(dropout_masks)
+            from_gates, from_candidate = map(_recurrence.gradient_with, kernels, masks)
 
-            def step(t, d_h, d_x):
-                t -= 1
-                before, z, r, g = (array.read(t) for array in arrays)
-                visible = before if dropout is None else before * dropout
+            def step(t, d_h):
+                before, z, r, g, *inner = (array.read(t) for array in arrays)
                 d_h += d_states[t]
                 d_g = tf.raw_ops.TanhGrad(y=g, dy=d_h * (1 - z))
                 d_z = tf.raw_ops.SigmoidGrad(y=z, dy=d_h * (before - g))
-                d_reset = tf.matmul(d_g, from_candidate)
-                d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_reset * visible)
-                d_visible = tf.matmul(tf.concat([d_z, d_r], 1), from_gates)
-                d_visible += d_reset * r
-                if dropout is not None:
-                    d_visible *= dropout
-                d_before = d_h * z + d_visible
+                if resets_after:
+                    d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_g * inner[0])
+                    d_before = from_candidate(d_g * r)
+                else:
+                    d_reset = from_candidate(d_g)
+                    d_r = tf.raw_ops.SigmoidGrad(y=r, dy=d_reset * before)
+                    d_before = d_reset * r
+                d_before += d_h * z + from_gates(tf.concat([d_z, d_r], 1))
                 d_arguments = tf.concat([d_z, d_r, d_g], 1)
                 if mask is not None:
                     d_before = tf.where(mask[t], d_before, d_h)
                     d_arguments = tf.where(mask[t], d_arguments, 0)
-                return t, d_before, d_x.write(t, d_arguments)
+                return (d_before,), (d_arguments,)
 
-            d_x = tf.TensorArray(x.dtype, time, element_shape=x.shape[1:])
-            _, d_h, d_x = tf.while_loop(lambda t, *_: t > 0, step, (time, d_h, d_x))
+            time = keras.ops.shape(x)[0]
+            (d_h,), (d_x,) = _recurrence.scan(
+                step, (d_h,), time, 1, x.shape[1:], reverse=True
+            )
             d_x = d_x.stack()
             before, r = arrays[0].stack(), arrays[2].stack()
-            if dropout is not None:
-                before *= dropout
-            # Plain products of matrices, since `tf.tensordot` takes longer.
-            d_gates, d_candidate = tf.split(
-                tf.reshape(d_x, (-1, 3 * units)), (2 * units, units), 1
+            d_gates, d_candidate = tf.split(d_x, parts, -1)
+            if resets_after:
+                values, d_candidate = (before, before), d_candidate * r
+            else:
+                values = before, before * r
+            d_kernels = map(
+                _recurrence.kernel_gradient, values, (d_gates, d_candidate), masks
             )
-            seen_by_gates = tf.reshape(before, (-1, units))
-            seen_by_candidate = tf.reshape(r * before, (-1, units))
-            d_kernel = tf.concat(
-                [
-                    tf.matmul(seen_by_gates, d_gates, transpose_a=True),
-                    tf.matmul(seen_by_candidate, d_candidate, transpose_a=True),
-                ],
-                axis=1,
-            )
-            return d_x, d_h, d_kernel
+            d_bias = [tf.reduce_sum(d_candidate, (0, 1))] if resets_after else []
+            return d_x, d_h, tf.concat([*d_kernels], 1), *d_bias
 
         return (states, last), gradient
 
-    return recur(x, h, recurrent_kernel)
+    return recur(x, h, recurrent_kernel, *([candidate_bias] if resets_after else []))
+
+
+def _parts(h):
+    """Returns the sizes of both gates together and of the candidate."""
+    units = h.shape[-1]
+    return 2 * units, units
+
+
+def _masks_of_parts(dropout_masks):
+    return (dropout_masks[:2], dropout_masks[2:]) if dropout_masks else (None, None)

@@ -1,4 +1,4 @@
-"""Attention whose score is a product of query and key."""
+"""Multiplicative (Luong) attention."""
 
 import keras
 
@@ -7,38 +7,38 @@ from layers import _attention
 
 @keras.saving.register_keras_serializable(package="layers")
 class MultiplicativeAttention(keras.layers.Layer):
-    """Looks at each step of the values as far as it fits the query (Luong).
+    """Multiplicative (Luong) attention: a weighted sum of the values.
 
-    A step's score is `query · key` (`"dot"`) or `query W · key` (`"general"`), where
-    its key is its value. The weights are the softmax of the scores over the steps, the
-    context is the sum of the values so weighted. It costs two matrix products, and far
-    less memory than `AdditiveAttention`, which computes `units` numbers for each pair
-    of steps.
+    The score of a step is `query · key` (`"dot"`) or `query W · key` (`"general"`). By
+    default the values are also the keys. The weights are the softmax of the scores over
+    the steps, and the context is the weighted sum of the values.
+
+    This layer needs two matrix products and far less memory than `AdditiveAttention`,
+    which computes `units` numbers for each pair of steps.
 
     Args:
-        score: `"dot"`, without weights, or `"general"`. Defaults to `"dot"`.
+        score: `"dot"` has no weights, `"general"` learns `W`. Defaults to `"dot"`.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: `[query, values]`, or `[query, values, keys]` with the keys that
-            `project_keys(values)` gave.
-        mask: Boolean `(batch, steps)`, True where a value may be looked at; a row
-            that is False throughout has weights and a context of zero. Defaults to
-            all. A mask that Keras attached to the values must be given here, too.
-        return_weights: Whether the weights are returned as well. Defaults to False.
+        inputs: `[query, values]` or `[query, values, keys]`.
+        mask: Padding mask, boolean `(batch, steps)`, True for steps to attend to. If
+            all steps of a sequence are masked, its weights and context are 0. Defaults
+            to no mask. If Keras attached a mask to the values, pass it here.
+        return_weights: If True, also return the weights. Defaults to False.
 
     Input shape:
-        The query `(batch, query_steps, query_size)`, or `(batch, query_size)` for a
-        single step; the values, and the keys, `(batch, steps, size)`. For `"dot"` both
-        sizes are the same. Batch and steps may be unknown.
+        Query: `(batch, query_steps, query_size)`, or `(batch, query_size)` for a single
+        step. Values: `(batch, steps, size)`. Keys: `(batch, steps, key_size)`. With
+        `"dot"`, query and keys must have the same size. Batch and steps may be unknown.
 
     Output shape:
-        The context `(batch, query_steps, size)`, or `(batch, size)` for a single step;
-        the weights `(batch, query_steps, steps)`, or `(batch, steps)`.
+        Context: `(batch, query_steps, size)`, or `(batch, size)` for a single step.
+        Weights: `(batch, query_steps, steps)`, or `(batch, steps)`.
 
     Raises:
-        ValueError: `score` is unknown, the inputs are not shaped as above, or the
-            values carry a mask that was not given as `mask`.
+        ValueError: `score` is unknown, the inputs have other shapes, or Keras attached
+            a mask to the values and `mask` is missing.
 
     Example:
 
@@ -71,15 +71,15 @@ class MultiplicativeAttention(keras.layers.Layer):
         elif query_size != size:
             raise ValueError(
                 'With score="dot", query and keys must have the same size. Received a '
-                f"query of {query_size} and keys of {size}: project one of them, or "
-                'let score="general" do so. Without keys, the values are the keys.'
+                f"query of size {query_size} and keys of size {size}. Project one of "
+                'them, or use score="general". Without keys, the values are the keys.'
             )
 
     def project_keys(self, values):
-        """Returns the keys of `values`, which are the values themselves.
+        """Returns `values` unchanged, because the values are the keys.
 
-        `W` is applied to the query instead, so that a source of any length needs no
-        projection. The method is there because `AdditiveAttention` has it.
+        This method exists so that a decoder can use either attention layer: see
+        `AdditiveAttention.project_keys`.
         """
         return values
 
@@ -93,7 +93,7 @@ class MultiplicativeAttention(keras.layers.Layer):
         return _attention.attend(query, scores, values, mask, return_weights)
 
     def compute_mask(self, inputs, previous_mask):
-        # Without this method, Keras warns at every mask that it gets lost.
+        # The context has no mask. Without this method, Keras warns about that.
         return None
 
     def compute_output_shape(self, input_shape):
@@ -101,7 +101,7 @@ class MultiplicativeAttention(keras.layers.Layer):
         return (*query_shape[:-1], values_shape[-1])
 
     def compute_output_spec(self, *args, **kwargs):
-        # Traces the call, since `return_weights` decides how many outputs there are.
+        # Trace the call, because the number of outputs depends on `return_weights`.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def get_config(self):

@@ -1,28 +1,28 @@
-"""The basic residual block, from which small networks are stacked."""
+"""The basic residual block of ResNet-18 and ResNet-34."""
 
 import keras
 
 
 @keras.saving.register_keras_serializable(package="layers")
 class ResidualBlock(keras.layers.Layer):
-    """Two 3×3 convolutions whose result is added to their input.
+    """Residual block: two 3×3 convolutions, added to their input.
 
     Computes `relu(shortcut(x) + bn(conv(relu(bn(conv(x))))))`. The shortcut is the
-    identity where the shapes agree; where `strides` or the number of channels change
-    it is a 1×1 convolution with batch normalization. Gradients reach early layers
-    through the shortcuts, so that a deep stack trains as easily as a shallow one.
+    identity if input and output have the same shape. If they differ, it is a 1×1
+    convolution with batch normalization. Gradients reach early layers through the
+    shortcuts, so deep networks of these blocks are easy to train.
 
     Args:
-        filters: Channels of the output.
-        strides: Stride of the first convolution, and of the shortcut. Defaults to 1.
+        filters: Number of output channels.
+        strides: Stride of the first convolution and of the shortcut. Defaults to 1.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: A batch of images or feature maps.
-        training: Whether batch normalization uses the statistics of the batch.
+        training: If True, batch normalization uses the statistics of the batch.
 
     Input shape:
-        `(batch, height, width, channels)`; height and width may be unknown.
+        `(batch, height, width, channels)`. Height and width may be unknown.
 
     Output shape:
         `(batch, ceil(height / strides), ceil(width / strides), filters)`.
@@ -60,8 +60,8 @@ class ResidualBlock(keras.layers.Layer):
         for layer in (self.normalization_1, self.convolution_2, self.normalization_2):
             layer.build(inner_shape)
 
-        self.projects = self.strides > 1 or input_shape[-1] != self.filters
-        if self.projects:
+        self.has_projection = self.strides > 1 or input_shape[-1] != self.filters
+        if self.has_projection:
             self.projection = self._convolution(1, self.strides, "projection")
             self.projection.build(input_shape)
             self.projection_normalization = self._normalization(
@@ -76,7 +76,7 @@ class ResidualBlock(keras.layers.Layer):
         x = self.convolution_2(x)
         x = self.normalization_2(x, training=training)
         shortcut = inputs
-        if self.projects:
+        if self.has_projection:
             shortcut = self.projection(inputs)
             shortcut = self.projection_normalization(shortcut, training=training)
         return keras.ops.relu(x + shortcut)
@@ -94,7 +94,7 @@ class ResidualBlock(keras.layers.Layer):
         }
 
     def _convolution(self, kernel_size, strides, name):
-        # Normalization follows, which has a bias of its own.
+        # The normalization that follows has a bias, so the convolution needs none.
         return keras.layers.Conv2D(
             self.filters,
             kernel_size,
@@ -107,7 +107,7 @@ class ResidualBlock(keras.layers.Layer):
         )
 
     def _normalization(self, name):
-        # Small data sets have too few steps for Keras' default momentum of 0.99.
+        # Keras' default momentum of 0.99 needs more steps than small data sets have.
         return keras.layers.BatchNormalization(
             momentum=0.9, dtype=self.dtype_policy, name=name
         )

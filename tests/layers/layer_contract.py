@@ -1,11 +1,11 @@
-"""What every custom layer must do; one call per layer covers it."""
+"""Checks that every layer must pass. The test of each layer calls `check_layer`."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from apps.common import saved_models
+from apps.common import lite, saved_models
 
 
 def check_layer(
@@ -16,28 +16,28 @@ def check_layer(
     tmp_path,
     trainable_weights=0,
     *,
-    learns_from=None,
-    lite=True,
+    num_learning_inputs=None,
+    runs_in_lite=True,
 ):
-    """Asserts shapes, gradients, configuration, saving, precision and exports.
+    """Checks shapes, gradients, configuration, saving, precision and exports.
 
     Args:
-        layer_class: The layer.
+        layer_class: The layer class.
         arguments: Its constructor arguments.
-        input_shape: A shape with every size known, the batch first; a list of them if
-            the layer has several inputs.
-        output_shape: What it must become.
+        input_shape: Shape of the input, without unknown sizes, batch first. A list of
+            shapes if the layer has several inputs.
+        output_shape: Expected shape of the output.
         tmp_path: A temporary directory.
-        trainable_weights: How many trainable weights it must have.
-        learns_from: How many inputs, from the first, gradients must reach. Defaults to
-            all of them.
-        lite: Whether TensorFlow Lite must be able to run it.
+        trainable_weights: Expected number of trainable weights.
+        num_learning_inputs: Number of inputs, counted from the first, that gradients
+            must reach. Defaults to all inputs.
+        runs_in_lite: If True, TensorFlow Lite must be able to run the layer.
     """
-    several = isinstance(input_shape, list)
-    shapes = input_shape if several else [input_shape]
+    has_several_inputs = isinstance(input_shape, list)
+    shapes = input_shape if has_several_inputs else [input_shape]
 
     def pack(values):
-        return list(values) if several else next(iter(values))
+        return list(values) if has_several_inputs else next(iter(values))
 
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=shape).astype("float32") for shape in shapes]
@@ -45,7 +45,7 @@ def check_layer(
     layer = layer_class(**arguments)
     outputs = layer(inputs).numpy()
 
-    # Eager, inferred, compiled and symbolic shapes agree, with unknown sizes too.
+    # Eager, inferred, compiled and symbolic shapes agree, also for unknown sizes.
     assert outputs.shape == output_shape
     assert tuple(layer.compute_output_shape(input_shape)) == output_shape
     compiled = tf.function(layer)(pack(map(tf.constant, arrays)))
@@ -57,25 +57,25 @@ def check_layer(
     assert tuple(layer.compute_output_shape(pack(unknown))) == tuple(symbolic.shape)
     assert len(layer.trainable_weights) == trainable_weights
 
-    # Gradients reach the inputs and every weight, and are finite.
+    # Gradients are finite and reach the inputs and all weights.
     variables = [tf.Variable(array) for array in arrays]
     with tf.GradientTape() as tape:
-        # Of random parts, since some layers' outputs always sum to the same.
-        parts = rng.normal(size=output_shape)
-        loss = tf.reduce_sum(layer(pack(variables), training=True) ** 2 * parts)
-    learning = variables[:learns_from]
+        # Random factors, because the outputs of some layers have a constant sum.
+        factors = rng.normal(size=output_shape)
+        loss = tf.reduce_sum(layer(pack(variables), training=True) ** 2 * factors)
+    learning = variables[:num_learning_inputs]
     learning += [weight.value for weight in layer.trainable_weights]
     for gradient in tape.gradient(loss, learning):
         assert gradient is not None
         assert np.isfinite(gradient).all()
         assert np.abs(gradient).max() > 0
 
-    # The configuration survives building, and keeps every argument as it came.
+    # The configuration of a built layer holds every argument unchanged.
     config = layer.get_config()
     assert layer_class.from_config(config).get_config() == config
     assert config == {**config, **arguments}
 
-    # A saved model reloads without custom_objects and answers the same.
+    # A saved model reloads without `custom_objects` and gives the same outputs.
     named = [
         keras.Input(batch_shape=shape, name=f"inputs_{i}")
         for i, shape in enumerate(shapes)
@@ -86,12 +86,12 @@ def check_layer(
     reloaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(reloaded(arrays), expected, rtol=1e-6, atol=1e-6)
 
-    # Mixed precision computes in half, but keeps its weights in float32.
+    # Mixed precision computes in float16 and keeps the weights in float32.
     half = layer_class(**arguments, dtype="mixed_float16")
     assert half(inputs).dtype == "float16"
     assert all(weight.dtype == "float32" for weight in half.weights)
 
-    # It exports to TensorFlow Serving and to TensorFlow Lite.
+    # The layer exports to TensorFlow Serving and to TensorFlow Lite.
     signature = tf.function(
         lambda *inputs: {"outputs": model(inputs)},
         input_signature=[
@@ -99,14 +99,28 @@ def check_layer(
         ],
     )
     feed = {f"inputs_{i}": array for i, array in enumerate(arrays)}
-    saved_models.save(model.variables, {"serving_default": signature}, tmp_path / "1")
-    served = tf.saved_model.load(tmp_path / "1").signatures["serving_default"]
+    served = export(signature, model.variables, tmp_path / "1")
     answers = served(**{name: tf.constant(array) for name, array in feed.items()})
     np.testing.assert_allclose(answers["outputs"], expected, rtol=1e-5, atol=1e-5)
-    if lite:
-        file = tmp_path / "model.tflite"
-        saved_models.convert(model.variables, signature, file, "float32")
-        runner = Interpreter(str(file)).get_signature_runner()
+    if runs_in_lite:
+        runner = convert(signature, model.variables, tmp_path / "model.tflite")
         np.testing.assert_allclose(
             runner(**feed)["outputs"], expected, rtol=1e-4, atol=1e-4
         )
+
+
+def export(signature, variables, folder):
+    """Writes a SavedModel with one signature, and returns that signature, loaded."""
+    served = saved_models.Served({"serving_default": signature}, variables)
+    saved_models.save(served, folder)
+    return tf.saved_model.load(folder).signatures["serving_default"]
+
+
+def convert(signature, variables, file, variant="float32", examples=()):
+    """Writes a `.tflite` file with one signature, and returns that signature, loaded.
+
+    `examples` are the calibration data of the variant `int8`.
+    """
+    signatures = {"serving_default": signature}
+    lite.convert(variables, signatures, file, variant, lambda: examples)
+    return Interpreter(str(file)).get_signature_runner()

@@ -18,6 +18,7 @@ def test_contract(tmp_path):
 
 
 def normalize(x, layer):
+    """Applies batch normalization and ReLU."""
     scale = layer.gamma.numpy() / np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
     return np.maximum((x - layer.moving_mean.numpy()) * scale + layer.beta.numpy(), 0)
 
@@ -27,8 +28,8 @@ def pointwise(x, sequential):
     return normalize(x @ convolution.kernel.numpy()[0, 0], normalization)
 
 
-def spread(kernel, rate):
-    """A 3×3 kernel with zeros between its taps."""
+def dilate(kernel, rate):
+    """Inserts zeros between the elements of a 3×3 kernel."""
     wide = np.zeros((2 * rate + 1, 2 * rate + 1))
     wide[::rate, ::rate] = kernel
     return wide
@@ -49,7 +50,7 @@ def test_matches_numpy():
         depthwise, normalization, _, inner = branch.layers
         kernel = depthwise.kernel.numpy()[..., 0]
         maps = [
-            correlate2d(x[..., i], spread(kernel[..., i], rate), mode="same")
+            correlate2d(x[..., i], dilate(kernel[..., i], rate), mode="same")
             for i in range(3)
         ]
         branches.append(pointwise(normalize(np.stack(maps, -1), normalization), inner))
@@ -60,7 +61,7 @@ def test_matches_numpy():
     np.testing.assert_allclose(layer(x[None])[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_only_in_training():
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
     layer = AtrousSpatialPyramidPooling(64, dropout=0.5)
     assert (layer(x, training=True).numpy() == 0).mean() > 0.6
@@ -70,6 +71,6 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     "arguments", [{"filters": 0}, {"filters": 8, "rates": (6, 1.5)}]
 )
-def test_refuses_what_is_no_positive_whole_number(arguments):
+def test_rejects_arguments_that_are_not_positive_whole_numbers(arguments):
     with pytest.raises(ValueError, match="positive whole numbers"):
         AtrousSpatialPyramidPooling(**arguments)

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from apps.common import saved_models
 from layers import DenseCRF
-from tests.layers.layer_contract import check_layer
+from tests.layers.layer_contract import check_layer, convert, export
 
 SHAPES = [(2, 9, 8, 4), (2, 9, 8, 3)]
 
@@ -22,7 +22,7 @@ SHAPES = [(2, 9, 8, 4), (2, 9, 8, 3)]
         ({"method": "windowed", "iterations": 2, "stride": 2, "window": 2}, 2),
         ({"method": "windowed", "iterations": 1, "stride": 1, "window": 1}, 2),
     ],
-    ids=["lattice", "learned", "windowed", "without a stride"],
+    ids=["lattice", "learned", "windowed", "stride 1"],
 )
 def test_contract(arguments, weights, tmp_path):
     check_layer(
@@ -32,27 +32,30 @@ def test_contract(arguments, weights, tmp_path):
         SHAPES[0],
         tmp_path,
         weights,
-        learns_from=1,
-        lite=arguments["method"] == "windowed",
+        num_learning_inputs=1,
+        runs_in_lite=arguments["method"] == "windowed",
     )
 
 
 def exact_marginals(scores, image, crf, support=None):
-    """Mean-field inference with all pairs of pixels, `(height, width, classes)`."""
+    """Returns marginals of mean-field inference over all pairs of pixels."""
     height, width, classes = scores.shape
-    place = np.stack(np.mgrid[:height, :width], axis=-1).reshape(-1, 2).astype(float)
+    position = np.stack(np.mgrid[:height, :width], axis=-1).reshape(-1, 2).astype(float)
     color = image.reshape(-1, 3).astype(float)
-    apart = ((place[:, None] - place) ** 2).sum(axis=-1)
-    unlike = ((color[:, None] - color) ** 2).sum(axis=-1)
-    kernels = {
-        crf.appearance_weight: np.exp(
-            -apart / (2 * crf.position_sigma**2) - unlike / (2 * crf.color_sigma**2)
-        ),
-        crf.smoothness_weight: np.exp(-apart / (2 * crf.smoothness_sigma**2)),
-    }
+    position_distance = ((position[:, None] - position) ** 2).sum(axis=-1)
+    color_distance = ((color[:, None] - color) ** 2).sum(axis=-1)
+    appearance = np.exp(
+        -position_distance / (2 * crf.position_sigma**2)
+        - color_distance / (2 * crf.color_sigma**2)
+    )
+    smoothness = np.exp(-position_distance / (2 * crf.smoothness_sigma**2))
+    kernels = [
+        (crf.appearance_weight, appearance),
+        (crf.smoothness_weight, smoothness),
+    ]
     total = sum(
         weight * kernel / np.sqrt(np.outer(kernel.sum(axis=0), kernel.sum(axis=1)))
-        for weight, kernel in kernels.items()
+        for weight, kernel in kernels
     )
     support = np.eye(classes) if support is None else support
     unary = scores.reshape(-1, classes).astype(float)
@@ -68,7 +71,7 @@ def marginals(crf, scores, image):
 
 
 def smooth_noise(rng, height, width, channels, cells=5):
-    """Random numbers that change slowly from pixel to pixel."""
+    """Returns random maps that change slowly from pixel to pixel."""
     coarse = rng.uniform(0, 1, (channels, cells, cells)).astype("float32")
     fine = [
         np.array(
@@ -80,7 +83,7 @@ def smooth_noise(rng, height, width, channels, cells=5):
 
 
 def random_example(seed, height=36, width=30, classes=4):
-    """A random image, and scores as a network would give them: smooth and sure."""
+    """Returns smooth, confident scores, as a network gives them, and a random image."""
     rng = np.random.default_rng(seed)
     image = (255 * smooth_noise(rng, height, width, 3)).clip(0, 255).round()
     scores = 25 * smooth_noise(rng, height, width, classes)
@@ -88,7 +91,7 @@ def random_example(seed, height=36, width=30, classes=4):
 
 
 @pytest.mark.parametrize(("position", "color"), [(60, 8), (80, 13), (20, 20)])
-def test_the_lattice_comes_close_to_all_pairs(position, color):
+def test_the_lattice_is_close_to_exact_inference(position, color):
     crf = DenseCRF(5, 4.0, position, color)
     examples = [random_example(seed) for seed in range(8)]
     before = np.array([scores for scores, _ in examples])
@@ -96,7 +99,7 @@ def test_the_lattice_comes_close_to_all_pairs(position, color):
     answers = np.array([marginals(crf, *example) for example in examples])
     assert np.abs(answers - expected).mean() <= 0.03
     assert (answers.argmax(-1) == expected.argmax(-1)).mean() >= 0.99
-    # The CRF has something to do, so that agreement means something.
+    # The CRF changes the labels; otherwise their agreement would prove nothing.
     assert (before.argmax(-1) != expected.argmax(-1)).mean() > 0.03
 
 
@@ -122,7 +125,7 @@ def test_a_window_over_the_whole_image_is_exact(compatibility):
     np.testing.assert_allclose(marginals(crf, scores, image), expected, atol=1e-4)
 
 
-def test_learned_compatibility_means_the_same_to_both_methods():
+def test_the_lattice_applies_a_learned_compatibility():
     scores, image = random_example(0)
     support = np.random.default_rng(0).normal(size=(4, 4))
     crf = DenseCRF(3, 2.0, 20.0, 20.0, compatibility="learned")
@@ -133,7 +136,7 @@ def test_learned_compatibility_means_the_same_to_both_methods():
 
 
 @pytest.mark.parametrize("method", ["lattice", "windowed"])
-def test_images_of_a_batch_do_not_touch_each_other(method):
+def test_images_of_a_batch_are_independent(method):
     pairs = [random_example(seed) for seed in range(3)]
     scores, images = (
         np.stack(each).astype("float32") for each in zip(*pairs, strict=True)
@@ -151,7 +154,7 @@ def test_gradients_equal_finite_differences(method, compatibility):
     rng = np.random.default_rng(0)
     images = tf.constant(rng.uniform(0, 255, (2, 5, 4, 3)))
     scores = rng.normal(size=(2, 5, 4, 3))
-    parts = rng.normal(size=(2, 5, 4, 3))
+    factors = rng.normal(size=(2, 5, 4, 3))
     crf = DenseCRF(
         3,
         position_sigma=3.0,
@@ -160,7 +163,7 @@ def test_gradients_equal_finite_differences(method, compatibility):
         compatibility=compatibility,
         method=method,
         window=2,
-        stride=1,  # TensorFlow's resizing after a larger one computes in float32.
+        stride=1,  # With a larger one TensorFlow resizes, and does that in float32.
         dtype="float64",
     )
     crf.build([scores.shape, images.shape])
@@ -169,7 +172,7 @@ def test_gradients_equal_finite_differences(method, compatibility):
 
     @tf.function
     def loss():
-        return tf.reduce_sum(crf([scores, images]) * parts)
+        return tf.reduce_sum(crf([scores, images]) * factors)
 
     learning = [scores, *(weight.value for weight in crf.trainable_weights)]
     with tf.GradientTape() as tape:
@@ -230,7 +233,7 @@ def test_it_is_served_without_our_code(tmp_path):
         ],
     )
     expected = crf([feed["scores"], feed["images"]]).numpy()
-    saved_models.save(crf.variables, {"serving_default": signature}, tmp_path / "1")
+    export(signature, crf.variables, tmp_path / "1")
     found = saved_models.operations(tmp_path / "1")
     assert "SparseTensorDenseMatMul" in found
     assert not found & {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
@@ -248,7 +251,7 @@ def test_it_is_served_without_our_code(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), expected, atol=1e-3)
 
 
-def test_for_devices_it_is_small(tmp_path):
+def test_the_lite_model_is_small(tmp_path):
     crf = DenseCRF(method="windowed")
     shapes = [(1, 96, 128, 4), (1, 96, 128, 3)]
     crf.build(shapes)
@@ -260,23 +263,26 @@ def test_for_devices_it_is_small(tmp_path):
         ],
     )
     file = tmp_path / "crf.tflite"
-    saved_models.convert(crf.variables, signature, file, "float32")
-    assert saved_models.size_mb(file) < 0.6
+    convert(signature, crf.variables, file)
+    assert file.stat().st_size < 600_000
 
 
-def test_half_precision_computes_in_single():
+def test_float16_gives_nearly_the_same_labels():
     scores, image = random_example(0)
     inputs = [scores[None].astype("float32"), image[None].astype("float32")]
     half = DenseCRF(3, dtype="float16")(inputs)
-    whole = DenseCRF(3)(inputs)
-    assert (np.argmax(half, -1) == np.argmax(whole, -1)).mean() > 0.99
+    single = DenseCRF(3)(inputs)
+    assert (np.argmax(half, -1) == np.argmax(single, -1)).mean() > 0.99
 
 
-def test_an_image_of_one_colour_and_one_pixel():
-    crf = DenseCRF(2)
-    flat = crf([np.ones((1, 6, 5, 3), "float32"), np.zeros((1, 6, 5, 3), "float32")])
-    np.testing.assert_allclose(softmax(flat, axis=-1), 1 / 3, atol=1e-6)
-    assert np.isfinite(crf([np.ones((1, 1, 1, 3)), np.ones((1, 1, 1, 3))])).all()
+def test_equal_scores_and_colours_stay_equal():
+    refined = DenseCRF(2)([np.ones((1, 6, 5, 3)), np.zeros((1, 6, 5, 3))])
+    np.testing.assert_allclose(softmax(refined, axis=-1), 1 / 3, atol=1e-6)
+
+
+def test_an_image_may_be_a_single_pixel():
+    refined = DenseCRF(2)([np.ones((1, 1, 1, 3)), np.ones((1, 1, 1, 3))])
+    assert np.isfinite(refined).all()
 
 
 @pytest.mark.parametrize(
@@ -284,10 +290,11 @@ def test_an_image_of_one_colour_and_one_pixel():
     [
         ({"color_sigma": 0}, "`color_sigma` must be above 0"),
         ({"iterations": -1}, "`iterations` must be above 0"),
+        ({"iterations": 2.5}, "`iterations` must be a whole number"),
         ({"method": "magic"}, "`method` must be one of"),
         ({"compatibility": "all"}, "`compatibility` must be one of"),
     ],
 )
-def test_refuses_arguments_that_cannot_work(arguments, message):
+def test_rejects_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         DenseCRF(**arguments)

@@ -19,7 +19,7 @@ def test_contract(arguments, output_shape, weights, tmp_path):
 
 
 def convolve(x, kernel, strides=1):
-    """Cross-correlation with zero padding, one channel pair at a time."""
+    """Cross-correlates each pair of channels, with zero padding."""
     full = np.stack(
         [
             sum(
@@ -30,7 +30,7 @@ def convolve(x, kernel, strides=1):
         ],
         axis=-1,
     )
-    # With stride 2 and an odd size, both conventions of padding start at pixel 0.
+    # With stride 2 and odd sizes, "same" padding of TensorFlow also starts at pixel 0.
     return full[::strides, ::strides]
 
 
@@ -69,13 +69,13 @@ def test_matches_numpy(filters, strides):
     np.testing.assert_allclose(layer(x[None])[0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_uses_the_statistics_of_the_batch():
+def test_training_uses_batch_statistics():
     x = np.random.default_rng(0).normal(5.0, 3.0, (4, 6, 6, 3)).astype("float32")
     layer = ResidualBlock(3)
     assert np.abs(layer(x, training=True) - layer(x, training=False)).max() > 0.1
 
 
 @pytest.mark.parametrize("arguments", [{"filters": 0}, {"filters": 8, "strides": 1.5}])
-def test_refuses_what_is_no_positive_whole_number(arguments):
+def test_rejects_arguments_that_are_not_positive_whole_numbers(arguments):
     with pytest.raises(ValueError, match="positive whole number"):
         ResidualBlock(**arguments)
