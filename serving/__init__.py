@@ -1,1 +1,1 @@
-"""Serves what `saved_models` holds; works on artefacts and knows no application."""
+"""Serves the models in `saved_models`. Imports no application and no layer."""

@@ -1,22 +1,25 @@
-"""Runs TensorFlow Serving over the released models: python -m serving
+"""Serves the released models with TensorFlow Serving: python -m serving
 
-It starts `tensorflow_model_server` where that is installed, and otherwise the official
-container image with Docker. REST answers on port 8501, gRPC on 8500.
+Starts `tensorflow_model_server` if it is installed. Otherwise it starts the official
+container image with Docker. REST listens on port 8501, gRPC on port 8500.
 """
 
 import argparse
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 IMAGE = "tensorflow/serving:latest"
 
 
-def main():
-    """Replaces this process by the model server."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> NoReturn:
+    """Replaces this process with the model server."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        description="Serves the released models with TensorFlow Serving.",
+    )
     parser.add_argument(
         "--models",
         type=Path,
@@ -37,13 +40,13 @@ def main():
     os.execvp(command[0], command)
 
 
-def server_command(models: Path, rest_port, grpc_port):
+def server_command(models: Path, rest_port: int, grpc_port: int) -> list[str]:
     """Returns the command line of the model server.
 
     Args:
-        models: The absolute path of the folder that holds `models.config`.
-        rest_port: Port for REST.
-        grpc_port: Port for gRPC.
+        models: Absolute path of the folder that holds `models.config`.
+        rest_port: Port of the REST API.
+        grpc_port: Port of the gRPC API.
     """
     if shutil.which("tensorflow_model_server"):
         return [
@@ -64,20 +67,24 @@ def server_command(models: Path, rest_port, grpc_port):
     )
 
 
-def local_config(models: Path):
-    """Writes models.config with this machine's paths instead of the container's.
+def local_config(models: Path) -> str:
+    """Returns the path of a copy of models.config with the paths of this machine.
 
-    Returns:
-        The path of a temporary file; the model server reads it when it starts.
+    The original holds the paths inside the container. The copy is a file in memory that
+    the server inherits from this process. It disappears with the server, even if that
+    is killed, so nothing stays on disk.
     """
-    text = (models / "models.config").read_text().replace('"/models/', f'"{models}/')
-    with tempfile.NamedTemporaryFile("w", suffix=".config", delete=False) as file:
-        file.write(text)
-    return file.name
+    text = (models / "models.config").read_text("utf-8")
+    # Without flags the file stays open when the server replaces this process. Only
+    # Linux has such files, and TensorFlow Serving is released for Linux only.
+    descriptor = os.memfd_create("models.config", flags=0)
+    with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
+        file.write(text.replace('"/models/', f'"{models}/'))
+    return f"/proc/self/fd/{descriptor}"
 
 
-def stop(message):
-    """Says what is wrong and ends with status 2."""
+def stop(message: str) -> NoReturn:
+    """Prints an error message and exits with status 2."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
