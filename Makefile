@@ -11,16 +11,17 @@ demo: .venv/demo
 	$(APP) train digits --run $(DEMO)/digits
 	$(APP) evaluate --model $(DEMO)/digits
 	$(APP) export --run $(DEMO)/digits --to $(DEMO)/saved_models/image_classification
-	$(APP) predict --explain --model $(DEMO)/digits --picture $(DEMO)/predictions.png
+	$(APP) predict --explain --model $(DEMO)/digits --figure $(DEMO)/predictions.png
 	@echo "card: $(DEMO)/saved_models/image_classification/card.md"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 serve: .venv/demo
 	$(BIN)/python -m serving

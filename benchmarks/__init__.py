@@ -1,1 +1,1 @@
-"""Timings, side by side in one run; never part of the tests."""
+"""Timings of both sides in one run. They are not part of the tests."""

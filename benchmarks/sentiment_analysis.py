@@ -1,9 +1,9 @@
-"""What counting words reaches, for comparison, and how fast the bundle starts.
+"""Scores of a linear model, for comparison, and the start-up time of the bundle.
 
     python -m benchmarks.sentiment_analysis
 
-The linear model is scikit-learn's: TF-IDF of words, word pairs and 2 to 5 letters into
-a support vector machine. Its `C` is the best on the validation texts.
+The linear model is scikit-learn's: TF-IDF of words, word pairs and groups of 2 to 5
+letters, and a support vector machine. Its `C` is the best on the validation texts.
 """
 
 import os
@@ -22,11 +22,11 @@ from apps.sentiment_analysis.data import load_examples
 from benchmarks.measure import bundle_start
 
 RELEASED = Path("saved_models/sentiment_analysis")
-STRENGTHS = (0.03, 0.1, 0.3, 1.0)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0)  # Values of `C`.
 
 
 def linear_model(strength):
-    """Returns TF-IDF of words and letters, and a linear support vector machine."""
+    """Returns TF-IDF of words and letters with a linear support vector machine."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     letters = TfidfVectorizer(
         analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=3
@@ -36,7 +36,7 @@ def linear_model(strength):
 
 
 def linear_recall(splits):
-    """Returns the macro-averaged recall of the linear model on the test texts."""
+    """Returns the macro recall of the linear model on the test texts."""
 
     def recall(model, split):
         return balanced_accuracy_score(split.labels, model.predict(split.texts))
@@ -51,18 +51,18 @@ def linear_recall(splits):
 
 def main():
     """Prints the tables."""
-    print("Macro-averaged recall on the test texts")
+    print("Macro recall on the test texts")
     for name, preset in CONFIGS.items():
         config = preset()
         if name != "sentences" and not Path(config.data).exists():
-            print(f"  {name}: skipped, there is no {config.data}")
+            print(f"  {name}: skipped, {config.data} does not exist")
             continue
-        splits, _ = load_examples(config)
-        print(f"  {name:10} TF-IDF and linear SVM {linear_recall(splits):8.4f}")
+        recall = linear_recall(load_examples(config))
+        print(f"  {name:10} TF-IDF and linear SVM {recall:8.4f}")
 
     seconds, megabytes = bundle_start(RELEASED / "edge", "what a lovely day")
-    print("Edge bundle, from start to the answer")
-    print(f"  {seconds:.2f} s, {megabytes:.0f} MB resident")
+    print("Edge bundle, from start to answer")
+    print(f"  {seconds:.2f} s, {megabytes:.0f} MB peak memory")
 
 
 if __name__ == "__main__":

@@ -1,43 +1,41 @@
-"""What many tests start from: made-up images, a command line, a trained run."""
+"""The environment of all tests, and the command line of an application."""
 
 import os
 import runpy
 import sys
 
-# Before TensorFlow or Keras is imported.
+import pytest
+
+# TensorFlow and Keras read these when they are imported.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["KERAS_BACKEND"] = "tensorflow"
+if "PYTEST_XDIST_WORKER" in os.environ:  # One core for each worker.
+    os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
+    os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
-import pytest
-from PIL import Image
+pytest.register_assert_rewrite("tests.apps.app_contract", "tests.layers.layer_contract")
 
-
-def picture(color, seed, size=(40, 30)):
-    """A noisy picture of one colour."""
-    noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
-    return Image.fromarray((np.array(color) + noise).clip(0, 255).astype("uint8"))
+# Session fixtures of the application contract, which take most of the time.
+SHARED = {"training", "exported", "device"}
 
 
-COLORS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (200, 50, 40)}
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
+def pytest_collection_modifyitems(items):
+    """Runs what shares the training of an application on one worker of pytest-xdist.
 
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """Class folders as people have them: 3 classes × 8 small JPEGs."""
-    root = tmp_path_factory.mktemp("data") / "photos"
-    for label, (name, color) in enumerate(COLORS.items()):
-        (root / name).mkdir(parents=True)
-        for i in range(8):
-            path = root / name / f"{name}_{i}.jpg"
-            picture(color, 10 * label + i).save(path, quality=92)
-    return root
+    These tests are marked `slow`.
+    """
+    for item in items:
+        if SHARED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
 
 
 def run_command(application, *arguments):
     """Runs `python -m apps.APPLICATION ARGUMENTS` in this process.
 
-    Returns the exit status; what it prints is for `capsys`.
+    Returns:
+        The exit status. The output is for `capsys`.
     """
     before = sys.argv
     sys.argv = [application, *map(str, arguments)]

@@ -1,1 +1,1 @@
-"""Functions that several applications call; none of them knows an application."""
+"""Functions that several applications call. They import no application."""

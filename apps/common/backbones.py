@@ -1,25 +1,31 @@
-"""Networks that turn images into features: pretrained ones, and a small one."""
+"""Backbones, which turn images into features: pretrained ones and a small one."""
 
 import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 import layers
-from apps.common.cli import closest
-from apps.common.errors import BadInput
+from apps.common.errors import BadInput, closest
+
+Preprocessing = Callable[[Any], Any]
 
 
-def load_backbone(name, input_shape, weights):
-    """Returns a model of `keras.applications` without its top, and its preprocessing.
+def load_backbone(
+    name: str, input_shape: Sequence[int | None], weights: str | None
+) -> tuple[Preprocessing, keras.Model]:
+    """Returns the preprocessing and the model of a `keras.applications` backbone.
 
     Args:
-        name: Its name, such as `EfficientNetV2B0`.
+        name: A model of `keras.applications`, such as `EfficientNetV2B0`; it is loaded
+            without its top.
         input_shape: `(height, width, 3)`; height and width may be None.
-        weights: `imagenet`, a path, or None.
+        weights: `imagenet`, the path of a weights file, or None.
 
     Raises:
-        BadInput: There is no such model, or the weights are missing or do not fit.
+        BadInput: There is no such model, or its weights are missing or do not fit.
     """
     names = [name for name in dir(keras.applications) if name[0].isupper()]
     if name not in names:
@@ -56,18 +62,22 @@ def load_backbone(name, input_shape, weights):
     return module.preprocess_input, backbone
 
 
-def small_resnet(input_shape, weights=None, filters=(32, 64, 128)):
-    """Returns a residual network for tiny images, and its preprocessing.
+def small_resnet(
+    input_shape: Sequence[int | None],
+    weights: str | None = None,
+    filters: Sequence[int] = (32, 64, 128),
+) -> tuple[Preprocessing, keras.Model]:
+    """Returns the preprocessing and the model of a residual network for tiny images.
 
     Each stage after the first halves the resolution.
 
     Args:
         input_shape: `(height, width, 3)`; height and width may be None.
-        weights: None; it is trained from scratch.
-        filters: Channels of each stage.
+        weights: Must be None; the network is trained from scratch.
+        filters: The channels of each stage.
 
     Raises:
-        BadInput: There are weights.
+        BadInput: Weights were given.
 
     Reference:
         [He et al., 2016](https://arxiv.org/abs/1512.03385), section 4.2
@@ -85,23 +95,24 @@ def small_resnet(input_shape, weights=None, filters=(32, 64, 128)):
     return scale_pixels, keras.Model(inputs, x)
 
 
-def scale_pixels(pixels):
+def scale_pixels(pixels: Any) -> Any:
     """Scales pixels to the range from -1 to 1."""
     return pixels / 127.5 - 1
 
 
-def set_trainable(backbone, share):
-    """Chooses which layers of a pretrained backbone learn.
+def set_trainable(backbone: keras.Model, fraction: float) -> None:
+    """Chooses which layers of a pretrained backbone are trained.
 
-    Batch normalization stays as it was pretrained: a few small batches are no match for
-    the statistics of a million images.
+    Batch normalization stays as it was pretrained: the statistics of a few small
+    batches are worse than those of a million images.
 
     Args:
         backbone: The pretrained model.
-        share: Share of its layers, counted from its end; 0 freezes it.
+        fraction: The fraction of its layers to train, counted from its end; 0 freezes
+            the backbone.
     """
-    start = round((1 - share) * len(backbone.layers))
+    start = round((1 - fraction) * len(backbone.layers))
     for i, layer in enumerate(backbone.layers):
-        # Only `trainable` decides: a functional model overrides `training=False`.
-        normalizes = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = i >= start and not normalizes
+        # Only `trainable` works: a functional model overrides `training=False`.
+        is_normalization = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = i >= start and not is_normalization

@@ -1,25 +1,27 @@
-"""Scores classifiers, whatever they classify."""
+"""Scores of classifiers of images, texts or anything else."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn import metrics
 from tqdm import tqdm
 
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches
+from apps.common.predictors import Predictor, in_batches
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model answered, and what was right.
+    """The scores that a model gave to examples, and their labels.
 
     Attributes:
         class_names: The classes that the model knows, sorted.
         scores: `(examples, classes)`, in that order.
-        labels: The right classes, as positions in `class_names`, `(examples,)`.
-        seconds: Time to answer all of them, reading included.
+        labels: The true classes, as positions in `class_names`, `(examples,)`.
+        seconds: The time for all answers, reading included.
     """
 
     class_names: list[str]
@@ -28,46 +30,49 @@ class Scores:
     seconds: float
 
     @property
-    def predictions(self):
-        """The positions of the best classes, `(examples,)`."""
+    def predictions(self) -> np.ndarray:
+        """The classes with the best scores, as positions, `(examples,)`."""
         return self.scores.argmax(axis=1)
 
     @property
-    def accuracy(self):
-        """The share of examples whose best class is the right one."""
+    def accuracy(self) -> float:
+        """The fraction of examples whose best class is the true one."""
         return metrics.accuracy_score(self.labels, self.predictions)
 
     @property
-    def macro_recall(self):
-        """The mean of the classes' recalls, each class counting alike."""
+    def macro_recall(self) -> float:
+        """The mean recall of the classes."""
         return metrics.balanced_accuracy_score(self.labels, self.predictions)
 
     @property
-    def macro_f1(self):
-        """The mean of the F1 scores of all classes that occur or were answered."""
+    def macro_f1(self) -> float:
+        """The mean F1 score of the classes that occur as labels or answers."""
         return metrics.f1_score(
             self.labels, self.predictions, average="macro", zero_division=0
         )
 
     @property
-    def surest_mistakes(self):
-        """The positions of the wrongly classified, those with the best score first."""
+    def surest_mistakes(self) -> np.ndarray:
+        """The indices of the wrong answers, the highest score first."""
         wrong = np.flatnonzero(self.predictions != self.labels)
         return wrong[np.argsort(-self.scores[wrong].max(axis=1), kind="stable")]
 
 
-def score(predictor, raw_inputs, labels, class_names, unit):
-    """Asks the model about every example.
+def score(
+    predictor: Predictor,
+    raw_inputs: Iterable[Any],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    unit: str,
+) -> Scores:
+    """Runs a model on every example and returns its scores.
 
     Args:
         predictor: A function from raw inputs to `classes` and `scores`.
-        raw_inputs: What to classify; it is read as it is needed.
-        labels: Positions in `class_names`, int `(examples,)`.
-        class_names: The names that the labels stand for.
+        raw_inputs: The inputs, read one batch at a time.
+        labels: The true classes, as positions in `class_names`, int `(examples,)`.
+        class_names: The names of the classes.
         unit: What an example is called on the progress bar.
-
-    Returns:
-        The `Scores`.
 
     Raises:
         BadInput: The data has a class that the model does not know.
@@ -76,7 +81,7 @@ def score(predictor, raw_inputs, labels, class_names, unit):
     answers = in_batches(predictor, tqdm(raw_inputs, total=len(labels), unit=unit))
     seconds = time.perf_counter() - start
 
-    # Answers come sorted by score; put them back into the order of the names.
+    # Answers are sorted by score; sort them by class name.
     names = np.char.decode(answers["classes"].astype(bytes), "utf-8")
     order = np.argsort(names, axis=1)
     known = np.take_along_axis(names, order, axis=1)[0].tolist()
@@ -95,7 +100,7 @@ def score(predictor, raw_inputs, labels, class_names, unit):
     )
 
 
-def summarize(scores):
+def summarize(scores: Scores) -> dict[str, Any]:
     """Returns the metrics as plain numbers, by name."""
     classes = range(len(scores.class_names))
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
@@ -117,7 +122,7 @@ def summarize(scores):
     }
 
 
-def print_classes(report):
+def print_classes(report: Mapping[str, Any]) -> None:
     """Prints precision, recall and F1 of each class as a table."""
     width = max(len(name) for name in ["class", *report["classes"]])
     print(f"{'class':{width}}  precision  recall     f1  examples")
@@ -128,7 +133,7 @@ def print_classes(report):
         )
 
 
-def print_speed(report, unit):
-    """Prints the time that the answers took."""
+def print_speed(report: Mapping[str, Any], unit: str) -> None:
+    """Prints the time that all answers took."""
     rate = report["examples"] / report["seconds"] if report["seconds"] else np.inf
     print(f"{report['seconds']} s, {rate:.0f} {unit}s a second")

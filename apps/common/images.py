@@ -1,8 +1,10 @@
-"""Image files: which can be read, and how their pixels are prepared."""
+"""Image files: reading, decoding, resizing and colour jitter."""
 
 import io
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,18 +14,20 @@ from PIL import Image
 from apps.common.errors import BadInput
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
-# What `tf.io.decode_image` decodes; a camera's multi-picture file begins with a JPEG.
+# The formats that `tf.io.decode_image` decodes. MPO files of cameras begin with a JPEG.
 FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP"}
 
+MAX_CACHE_BYTES = 2 * 2**30
 
-def decode_image(image_bytes):
+
+def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     """Decodes one encoded image, inside a graph.
 
-    Sixteen-bit and CMYK images become eight-bit RGB; transparency is laid on white.
+    16-bit and CMYK images become 8-bit RGB; transparent pixels are put on white.
 
     Args:
-        image_bytes: Scalar string: a JPEG, PNG, BMP or GIF file, of which the first
-            frame counts.
+        image_bytes: Scalar string: a JPEG, PNG or BMP file, or the first frame of a GIF
+            file.
 
     Returns:
         `(height, width, 3)`, float32 from 0 to 255.
@@ -35,8 +39,8 @@ def decode_image(image_bytes):
     )
 
 
-def resize_image(image, size):
-    """Resizes to a square of `size` pixels, without aliasing when it shrinks.
+def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes an image to a square, with antialiasing.
 
     Args:
         image: `(height, width, 3)`, float32.
@@ -48,8 +52,12 @@ def resize_image(image, size):
     return tf.image.resize(image, (size, size), antialias=True)
 
 
-def fit_image(image, height, width):
-    """Resizes an image as large as fits, and pads it with grey below or to the right.
+def fit_image(
+    image: tf.Tensor, height: int, width: int
+) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
+    """Resizes an image to fit, and pads it with grey at the bottom or at the right.
+
+    The aspect ratio is kept.
 
     Args:
         image: `(rows, columns, 3)`, float32 from 0 to 255, of any size.
@@ -57,14 +65,18 @@ def fit_image(image, height, width):
         width: Width of the result in pixels.
 
     Returns:
-        `(height, width, 3)`, float32, and the height and width that the image takes up
-        in it.
+        The padded image, float32 `(height, width, 3)`, and the height and width of the
+        image inside it.
     """
     rows, columns = tf.unstack(tf.shape(image)[:2])
-    # Whole numbers, so that a device rounds alike.
-    narrow = rows * width > columns * height
-    inner_rows = tf.where(narrow, height, (2 * rows * width + columns) // (2 * columns))
-    inner_columns = tf.where(narrow, (2 * columns * height + rows) // (2 * rows), width)
+    # Integer arithmetic, so that a device rounds in the same way.
+    is_narrow = rows * width > columns * height
+    inner_rows = tf.where(
+        is_narrow, height, (2 * rows * width + columns) // (2 * columns)
+    )
+    inner_columns = tf.where(
+        is_narrow, (2 * columns * height + rows) // (2 * rows), width
+    )
     inner = (tf.maximum(1, inner_rows), tf.maximum(1, inner_columns))
     image = tf.image.resize(image, inner, antialias=True)
     padding = ((0, height - inner[0]), (0, width - inner[1]), (0, 0))
@@ -72,21 +84,21 @@ def fit_image(image, height, width):
     return tf.ensure_shape(image, (height, width, 3)), inner
 
 
-def color_jitter(strength, seed):
+def color_jitter(strength: float, seed: int) -> keras.Model:
     """Returns a model that changes brightness, contrast and saturation at random.
 
     Args:
-        strength: 0 changes nothing; 1 changes contrast and saturation by up to all.
-        seed: Fixes the changes.
+        strength: From 0, no change, to 1, where contrast and saturation may vanish or
+            double.
+        seed: Seed of the random changes.
     """
-    # Pixels stay float32, whatever the precision of the training. They are scaled since
-    # Keras clips saturation to the range of the pixels; beyond 1 it would give negative
-    # ones.
+    # Pixels stay float32 in every precision. They are scaled to [0, 1] because Keras'
+    # random saturation gives negative pixels for larger ranges.
     jitter = keras.layers.RandomColorJitter(
         value_range=(0, 1),
-        brightness_factor=strength / 4,  # More would turn dark pictures black.
+        brightness_factor=strength / 4,  # More would turn dark images black.
         contrast_factor=strength,
-        # To Keras 0 is grey, 0.5 leaves the colours alone and 1 is the strongest.
+        # In Keras 0 is grey, 0.5 changes nothing and 1 is the strongest saturation.
         saturation_factor=(0.5 - strength / 2, 0.5 + strength / 2),
         seed=seed,
         dtype="float32",
@@ -100,24 +112,24 @@ def color_jitter(strength, seed):
     )
 
 
-def read_image(path: Path):
-    """Returns the bytes of an image file that can be decoded to its end.
+def read_image(path: Path) -> bytes:
+    """Returns the bytes of an image file, after decoding it as a check.
 
     Raises:
-        BadInput: The file is missing, is no image, is cut short or too large.
+        BadInput: The file is missing, not an image, truncated or too large.
     """
     try:
         image_bytes = Path(path).read_bytes()
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from error
-    reason = unreadable(image_bytes)
+    reason = why_unreadable(image_bytes)
     if reason:
         raise BadInput(f"{path} {reason}")
     return image_bytes
 
 
-def unreadable(image_bytes):
-    """Returns why an encoded image cannot be used and what to do, or None."""
+def why_unreadable(image_bytes: bytes) -> str | None:
+    """Returns why an encoded image cannot be used, and the remedy; None if it can."""
     try:
         with Image.open(io.BytesIO(image_bytes)) as image:
             if image.format not in FORMATS:
@@ -127,18 +139,42 @@ def unreadable(image_bytes):
             image.load()
         tf.io.decode_image(image_bytes, expand_animations=False)
     except tf.errors.InvalidArgumentError:
-        return "is damaged or cut short; replace it"
+        return "is damaged or truncated; replace it"
     except Image.DecompressionBombError:
-        limit = 2 * Image.MAX_IMAGE_PIXELS // 10**6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         return f"has more than {limit} million pixels; make it smaller"
     except Image.UnidentifiedImageError:
         return "is not an image; expected JPEG, PNG, BMP or GIF"
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        return f"is damaged or cut short ({error}); replace it"
+        return f"is damaged or truncated ({error}); replace it"
     return None
 
 
-def list_images(folder: Path):
+def load_and_shuffle(
+    dataset: tf.data.Dataset,
+    load: Callable[..., Any],
+    num_bytes: int,
+    seed: int | None = None,
+) -> tf.data.Dataset:
+    """Loads the examples of a data set, caches them if they are small, shuffles them.
+
+    Args:
+        dataset: What `load` takes, one element per example.
+        load: Loads one example.
+        num_bytes: The size of all loaded examples. Up to `MAX_CACHE_BYTES` they are
+            kept in memory.
+        seed: Seed of the order; None keeps the order.
+    """
+
+    def shuffle(examples):
+        return examples if seed is None else examples.shuffle(len(dataset), seed=seed)
+
+    if num_bytes <= MAX_CACHE_BYTES:
+        return shuffle(dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).cache())
+    return shuffle(dataset).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def list_images(folder: Path) -> list[Path]:
     """Returns the image files directly in a folder, sorted by name."""
     return sorted(
         path
@@ -149,15 +185,15 @@ def list_images(folder: Path):
     )
 
 
-def skip_unreadable(paths):
-    """Splits image files into those that can be read and those that cannot.
+def find_readable(paths: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
+    """Returns which image files can be read, and why the others cannot.
 
     Args:
         paths: The files.
 
     Returns:
-        A boolean array that marks the readable files, and one sentence for each of
-        the others.
+        A boolean array that is true for readable files, and one sentence for each
+        other file.
     """
 
     def problem(path):
@@ -172,7 +208,7 @@ def skip_unreadable(paths):
 
 
 def _jpeg(image_bytes):
-    # TensorFlow's default transform trades a grey level for speed; this one decodes
+    # TensorFlow's default is faster but differs by a grey level; this one decodes
     # exactly as Pillow does on the device.
     pixels = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
     return tf.cast(pixels, tf.float32)
@@ -182,11 +218,11 @@ def _png(image_bytes):
     pixels = tf.io.decode_image(image_bytes, channels=0, expand_animations=False)
     pixels = tf.cast(pixels, tf.float32)
     height, width, channels = tf.unstack(tf.shape(pixels))
-    colours = tf.cond(channels < 3, lambda: pixels[..., :1], lambda: pixels[..., :3])
+    colors = tf.cond(channels < 3, lambda: pixels[..., :1], lambda: pixels[..., :3])
     opacity = tf.cond(
         channels % 2 == 0,
         lambda: pixels[..., -1:] / 255,
         lambda: tf.ones_like(pixels[..., :1]),
     )
-    on_white = colours * opacity + 255 * (1 - opacity)
+    on_white = colors * opacity + 255 * (1 - opacity)
     return tf.broadcast_to(on_white, [height, width, 3])

@@ -1,25 +1,40 @@
-"""One way to ask a model, whatever it is.
+"""Predictors: the same function for a run, a SavedModel, an edge bundle or a server.
 
-A predictor is a function from a list of raw inputs, such as encoded images or texts,
-to named numpy arrays whose first axis counts the inputs.
+A predictor takes a list of raw inputs, such as encoded images or texts. It returns
+named NumPy arrays with one entry per input.
 """
 
+import dataclasses
 import importlib.util
+import inspect
 import itertools
 import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+import tensorflow as tf
 
-from apps.common import runs
-from apps.common.errors import BadInput
+from apps.common import datasets, runs
+from apps.common.errors import BadInput, first_line
+
+Predictor = Callable[[Sequence[Any]], dict[str, np.ndarray]]
 
 TIMEOUT_SECONDS = 60
-MESSAGE_BYTES = 1 << 30  # gRPC's own limit of 4 MB is too small for a batch of images.
+# gRPC's default of 4 MB is too small for a batch of images.
+MAX_MESSAGE_BYTES = 1 << 30
+# Exceptions that reading a damaged model file raises.
+DAMAGED_FILE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
-def load_predictor(where: str, load_run, signature="serving_default"):
+def load_predictor(
+    where: str,
+    load_signatures: Callable[[Path], Mapping[str, Any]],
+    signature: str = "serving_default",
+) -> Predictor:
     """Returns the predictor of a model.
 
     Args:
@@ -27,9 +42,10 @@ def load_predictor(where: str, load_run, signature="serving_default"):
             `edge` bundle or one of its `.tflite` files; or a model of TensorFlow
             Serving, `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`,
             optionally followed by `/versions/NUMBER`.
-        load_run: The application's function from a run directory to a predictor.
-        signature: Which of the exported functions shall answer. What is not the default
-            is handed on to the program of an edge bundle.
+        load_signatures: The application's function from a run directory to its exported
+            functions by name, each a `tf.function` of one input.
+        signature: The exported function to call. The program of an edge bundle takes
+            it as an argument if it is not the default.
 
     Raises:
         BadInput: There is no model, it has no such signature, or its server does not
@@ -47,13 +63,7 @@ def load_predictor(where: str, load_run, signature="serving_default"):
     if (path / "saved_model.pb").exists():
         return _saved_model(path, signature)
     if (path / "model.keras").exists():
-        try:
-            return load_run(path)
-        except Exception as error:
-            raise BadInput(
-                f"--model {where} cannot be loaded; its files are damaged or from "
-                "another version, so train again"
-            ) from error
+        return _run(path, load_signatures, signature)
     raise BadInput(
         f"--model {where} is no model; expected a run directory, a SavedModel "
         "directory, an edge bundle or its .tflite file, or the http:// or grpc:// "
@@ -61,44 +71,105 @@ def load_predictor(where: str, load_run, signature="serving_default"):
     )
 
 
-def training_config(config_class, model, data=None):
-    """Returns the settings a model was trained with, so that splits come out alike.
+class DataSettings(NamedTuple):
+    """The settings that load the data for a model.
+
+    Attributes:
+        config: The configuration of the training, with the data to load.
+        is_other_data: Whether that is other data than the model was trained on.
+        held_out: The ids of the examples that the training held out, by split; empty
+            for other data.
+    """
+
+    config: Any
+    is_other_data: bool
+    held_out: datasets.HeldOut
+
+
+def data_settings(
+    config_class: type, model: str, data: str | None = None, **settings: Any
+) -> DataSettings:
+    """Returns the settings for loading the data on which a model is evaluated.
+
+    They are those of the training, so that the splits are the same.
 
     Args:
         config_class: The application's class of configurations.
-        model: A run, an exported version or an edge bundle. Others tell nothing; for
-            them the defaults are returned.
-        data: The data set to be used instead of the one that the model was trained on.
+        model: As `load_predictor` takes it. A run, a version and an edge bundle record
+            their training; for a server the defaults are used.
+        data: Data to use instead of the training's.
+        **settings: Other settings to change; None keeps the training's.
 
     Raises:
-        BadInput: The data set is not given, and the model does not tell it.
+        BadInput: `data` is missing, and the model does not record it.
+    """
+    record = training_record(model)
+    if record is None:
+        if not data:
+            raise BadInput(
+                f"--model {model} does not record what it was trained on; add --data, "
+                "or inputs to predict"
+            )
+        return DataSettings(_replaced(config_class(data), settings), True, {})
+    if (record / "config.json").exists():
+        trained: Any = runs.load_config(config_class, record)
+    else:
+        card = json.loads((record / "card.json").read_text())
+        trained = runs.make_config(config_class, card["config"])
+    config = _replaced(trained, {"data": data, **settings})
+    if not datasets.is_same(config.data, trained.data):
+        return DataSettings(config, True, {})
+    return DataSettings(config, False, runs.read_held_out(record))
+
+
+def training_record(model: str) -> Path | None:
+    """Returns the folder that records how a model was trained, or None.
+
+    Args:
+        model: As `load_predictor` takes it. The folder of a run has `config.json` and
+            `classes.json`; the folder of a version or an edge bundle has `card.json`.
     """
     path = Path(model).resolve()
-    folder = path.parent if path.suffix == ".tflite" else path
     if (path / "config.json").exists():
-        return runs.load_config(config_class, path)
-    if (folder.parent / "card.json").exists():
-        card = json.loads((folder.parent / "card.json").read_text())
-        return runs.make_config(config_class, card["config"])
-    if data:
-        return config_class("")
-    raise BadInput(
-        f"--model {model} does not tell what it was trained on; add --data, or "
-        "inputs to predict"
+        return path
+    bundle = path.parent if path.suffix == ".tflite" else path
+    # A version keeps its own card; that of an edge bundle lies beside the bundle.
+    for folder in (path / "assets.extra", bundle.parent):
+        if (folder / "card.json").exists():
+            return folder
+    return None
+
+
+def _replaced(config, settings):
+    """Returns the configuration with those settings that are not None."""
+    return dataclasses.replace(
+        config, **{name: value for name, value in settings.items() if value is not None}
     )
 
 
-def in_batches(predictor, inputs, batch_size=32):
-    """Asks a predictor in batches and joins its answers.
+def as_predictor(function: Callable[[tf.Tensor], Mapping[str, tf.Tensor]]) -> Predictor:
+    """Returns the predictor that calls a function of tensors."""
+
+    def predict(inputs):
+        answers = function(tf.constant(inputs))
+        return {name: value.numpy() for name, value in answers.items()}
+
+    return predict
+
+
+def in_batches(
+    predictor: Predictor, inputs: Iterable[Any], batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """Calls a predictor in batches and joins its answers.
 
     Args:
         predictor: From `load_predictor`.
-        inputs: An iterable of raw inputs; it is read as it is needed.
+        inputs: Raw inputs, read one batch at a time.
         batch_size: Inputs per call.
 
     Returns:
-        The named arrays of all inputs. Where batches differ in size along further axes,
-        as with tokens, they are padded at the end with zeros or empty strings.
+        The named arrays of all inputs. If batches differ in size along further axes, as
+        with tokens, they are padded at the end with zeros or empty strings.
     """
     inputs = iter(inputs)
     answers = []
@@ -128,35 +199,41 @@ def _choose(signatures, signature, where):
     if signature not in known:
         raise BadInput(
             f"--model {where} has no signature '{signature}', only "
-            f"{', '.join(known)}; export it again with that one, or ask for another"
+            f"{', '.join(known)}; export it again with that one, or choose another"
         )
     return signatures[signature]
 
 
-def _saved_model(path, signature):
-    import tensorflow as tf
+def _run(path, load_signatures, signature):
+    try:
+        signatures = load_signatures(path)
+    except (*DAMAGED_FILE, TypeError, KeyError, tf.errors.OpError) as error:
+        raise BadInput(
+            f"--model {path} cannot be loaded ({first_line(error)}); its files are "
+            "damaged or from another version, so train again"
+        ) from error
+    return as_predictor(_choose(signatures, signature, path))
 
+
+def _saved_model(path, signature):
     if b"Sentencepiece" in (path / "saved_model.pb").read_bytes():
         import tensorflow_text  # noqa: F401, registers the tokenizer's operations.
     try:
         loaded = tf.saved_model.load(str(path))
-    except Exception as error:
+    except (*DAMAGED_FILE, tf.errors.OpError) as error:
         raise BadInput(
-            f"--model {path} cannot be loaded as a SavedModel; export it again"
+            f"--model {path} cannot be loaded as a SavedModel ({first_line(error)}); "
+            "export it again"
         ) from error
     function = _choose(loaded.signatures, signature, path)
     (input_name,) = function.structured_input_signature[1]
-
-    def predict(inputs):
-        answers = function(**{input_name: tf.constant(inputs)})
-        return {name: value.numpy() for name, value in answers.items()}
-
-    predict.model = loaded  # Its variables live as long as it does.
+    predict: Any = as_predictor(lambda inputs: function(**{input_name: inputs}))
+    predict.model = loaded  # Keeps its variables alive.
     return predict
 
 
 def _edge(path, signature):
-    """The bundle's own program answers, so that what ships is what is measured."""
+    """Loads the bundle's own program, so that the shipped program is measured."""
     program = path.parent / "run.py"
     if not program.exists():
         raise BadInput(
@@ -166,18 +243,21 @@ def _edge(path, signature):
     spec = importlib.util.spec_from_file_location(f"edge_{path.stem}", program)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    parameters = inspect.signature(module.load_model).parameters
+    if signature != "serving_default" and "signature" not in parameters:
+        _choose(["serving_default"], signature, path)
     try:
         if signature == "serving_default":
             return module.load_model(path)
         return module.load_model(path, signature)
     except FileNotFoundError as error:
         raise BadInput(
-            f"--model {path}: {error.filename} is missing; export the bundle with "
-            f"it, or do without {signature}"
+            f"--model {path}: {error.filename} is missing; export the bundle again "
+            f"with it, or do not use {signature}"
         ) from error
-    except (ValueError, OSError, RuntimeError) as error:
+    except DAMAGED_FILE as error:
         raise BadInput(
-            f"--model {path} is no whole bundle of TensorFlow Lite; export it again"
+            f"--model {path} is no complete edge bundle; export it again"
         ) from error
 
 
@@ -193,7 +273,8 @@ def _rest(url, signature_name):
             )
         except requests.RequestException as error:
             raise BadInput(
-                f"--model {url} does not answer; start the server or mend the address"
+                f"--model {url} does not answer; start the server, or correct its "
+                "address"
             ) from error
         try:
             content = response.json()
@@ -208,7 +289,7 @@ def _rest(url, signature_name):
         signatures = signatures["signature_def"]
     except (KeyError, TypeError) as error:
         raise BadInput(
-            f"--model {url} is no model of TensorFlow Serving; mend the address"
+            f"--model {url} is no model of TensorFlow Serving; correct the address"
         ) from error
     signature = _choose(signatures, signature_name, url)
     (input_name,) = signature["inputs"]
@@ -221,7 +302,7 @@ def _rest(url, signature_name):
     def decode(value):
         if isinstance(value, list):
             return [decode(each) for each in value]
-        if isinstance(value, dict):  # Of an output whose name ends in `_bytes`.
+        if isinstance(value, dict):  # The output's name ends in `_bytes`.
             return base64.b64decode(value["b64"])
         return value.encode()
 
@@ -234,7 +315,7 @@ def _rest(url, signature_name):
                 "inputs": {input_name: [encode(each) for each in inputs]},
             },
         )["outputs"]
-        if len(signature["outputs"]) == 1:  # The server drops the only name.
+        if len(signature["outputs"]) == 1:  # The server drops a single name.
             outputs = {next(iter(signature["outputs"])): outputs}
         return {
             name: np.array(decode(value), object)
@@ -258,8 +339,6 @@ def _grpc(where, signature):
         raise BadInput(
             f"--model {where} needs more packages: pip install 'keras-apps[serve]'"
         ) from error
-    import tensorflow as tf
-
     address = urlsplit(where)
     name, *version = address.path.strip("/").split("/versions/")
     if version and not version[0].isdigit():
@@ -267,8 +346,8 @@ def _grpc(where, signature):
     channel = grpc.insecure_channel(
         address.netloc,
         options=[
-            ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ],
     )
     service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -285,8 +364,8 @@ def _grpc(where, signature):
                 grpc.StatusCode.DEADLINE_EXCEEDED,
             ):
                 raise BadInput(
-                    f"--model {where} does not answer; start the server or mend the "
-                    "address"
+                    f"--model {where} does not answer; start the server, or correct "
+                    "its address"
                 ) from error
             raise BadInput(f"--model {where} answered: {error.details()}") from error
 

@@ -1,13 +1,14 @@
-"""A run directory holds all that one training writes.
+"""The run directory: everything that one training writes.
 
 runs/<app>/<name>/
-├── config.json       what was asked for
-├── classes.json      what the model answers with
+├── config.json       the settings
+├── held_out.json     the ids of the examples that were held out at random
+├── classes.json      the names of the classes
 ├── model.keras       the best epoch so far
 ├── history.csv       the metrics of every epoch; curves.png draws them
-├── backup/           where an interrupted training continues
+├── backup/           the checkpoint from which an interrupted training resumes
 ├── logs/             for TensorBoard
-└── finished.json     the best epoch, once the training has come to its end
+└── finished.json     the best epoch, when the training has finished
 """
 
 import csv
@@ -15,18 +16,23 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import keras
 
 from apps.common.errors import BadInput
 
+Config = TypeVar("Config")
 
-def finished(config, run: Path):
-    """Returns the summary of a training that has come to its end, otherwise None.
+
+def finished(config: Any, run: Path) -> dict[str, Any] | None:
+    """Returns the summary of a finished training, and None for any other.
 
     Raises:
-        BadInput: The directory holds a run with other settings.
+        BadInput: The directory holds a training with other settings.
     """
     settings = json.loads(json.dumps(dataclasses.asdict(config)))
     if (run / "config.json").exists():
@@ -44,19 +50,44 @@ def finished(config, run: Path):
     return summary(run)
 
 
-def start(config, run: Path):
-    """Makes the run directory, and records the settings in it."""
+def start(config: Any, run: Path, held_out: Mapping[str, Any]) -> None:
+    """Makes the run directory and records the settings and the held-out examples.
+
+    Args:
+        config: The configuration.
+        run: The run directory.
+        held_out: `Splits.held_out` of the examples, as in `datasets`.
+    """
     run.mkdir(parents=True, exist_ok=True)
     write_json(run / "config.json", dataclasses.asdict(config))
+    write_json(run / "held_out.json", held_out)
 
 
-def load_config(config_class, run: Path):
-    """Reads back the configuration of a run."""
+def read_held_out(folder: Path) -> dict[str, list[str]]:
+    """Returns the ids that `start` recorded, by split; none if there is no record."""
+    path = folder / "held_out.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def load_config(config_class: type[Config], run: Path) -> Config:
+    """Reads the configuration of a run."""
     return make_config(config_class, json.loads((run / "config.json").read_text()))
 
 
-def make_config(config_class, settings):
-    """Makes a configuration from JSON, which has lists where it has tuples."""
+def make_config(config_class: type[Config], settings: Mapping[str, Any]) -> Config:
+    """Makes a configuration from JSON, which has lists instead of tuples.
+
+    Raises:
+        BadInput: There are settings that the application does not have, because it has
+            changed since they were recorded, or a setting is out of range.
+    """
+    fields = dataclasses.fields(config_class)  # type: ignore[arg-type]
+    known = {field.name for field in fields}
+    if unknown := sorted(settings.keys() - known):
+        raise BadInput(
+            "the model was trained by another version of the application, which had "
+            f"the settings {', '.join(unknown)}; train or export it again"
+        )
     return config_class(
         **{
             name: tuple(value) if isinstance(value, list) else value
@@ -65,33 +96,44 @@ def make_config(config_class, settings):
     )
 
 
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Sets Keras' dtype policy while models are built, and restores it afterwards."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def fit(
-    model,
-    train_batches,
-    validation_batches,
+    model: keras.Model,
+    train_batches: Any,
+    validation_batches: Any,
     run: Path,
     phase: str,
     *,
-    monitor="val_loss",
-    mode="min",
-    patience=None,
-    callbacks=(),
-    **options,
-):
-    """Trains one phase; called again after an interruption, it continues it.
+    monitor: str = "val_loss",
+    mode: str = "min",
+    patience: int | None = None,
+    callbacks: Iterable[keras.callbacks.Callback] = (),
+    **options: Any,
+) -> None:
+    """Trains one phase, or resumes it after an interruption.
 
     Args:
         model: A compiled Keras model.
         train_batches: Batches to learn from.
         validation_batches: Batches that choose the best epoch; None keeps the last.
         run: The run directory.
-        phase: The phase's name; each has a backup of its own.
+        phase: The name of the phase; each phase has its own checkpoint.
         monitor: The metric that chooses the best epoch. Defaults to `val_loss`.
-        mode: Whether its `min` or its `max` is best. Defaults to `min`.
+        mode: `min` or `max`, the best value of that metric. Defaults to `min`.
         patience: Epochs without improvement after which the phase ends early. Defaults
             to None, never.
-        callbacks: Others that are to run before those of the run directory, such as
-            one that adds a metric.
+        callbacks: Callbacks that run before those of the run directory, such as one
+            that adds a metric.
         **options: As in `model.fit`: `epochs`, `initial_epoch`, `class_weight`.
     """
     folder = run / "backup" / phase
@@ -102,10 +144,9 @@ def fit(
         options["initial_epoch"] = done
     if validation_batches is None:
         monitor, mode = "epoch", "max"
-    row = best_epoch(run, monitor, mode)
-    best = row and row[monitor]
-    # In this order a kill between two of them loses nothing: an epoch is written down
-    # only when its model is safe, and counts as done only when all is written.
+    best = best_epoch(run, monitor, mode).get(monitor)
+    # The order matters after a kill: an epoch enters the history only when its model
+    # is saved, and counts as done only when everything is written.
     callbacks = [
         *callbacks,
         EpochSeconds(),
@@ -131,22 +172,32 @@ def fit(
     (folder / "finished").touch()
 
 
-def restore(model, folder: Path):
-    """Loads the latest backup of a phase, weights and optimizer, into the model.
+def restore(model: keras.Model, folder: Path) -> int | None:
+    """Loads the latest checkpoint of a phase, weights and optimizer, into the model.
 
     Returns:
-        The number of epochs done, or None if there is no backup.
+        The number of epochs done, or None if there is no checkpoint.
     """
-    backups = sorted(folder.glob("epoch_*.weights.h5"))
-    if not backups:
+    checkpoints = sorted(folder.glob("epoch_*.weights.h5"))
+    if not checkpoints:
         return None
     model.optimizer.build(model.trainable_variables)
-    model.load_weights(backups[-1])
-    return int(backups[-1].name.removeprefix("epoch_").split(".")[0])
+    model.load_weights(checkpoints[-1])
+    return int(checkpoints[-1].name.removeprefix("epoch_").split(".")[0])
 
 
-def finish(run: Path, monitor="val_loss", mode="min"):
-    """Marks the training as finished and says what it reached."""
+def finish(run: Path, monitor: str = "val_loss", mode: str = "min") -> dict[str, Any]:
+    """Marks the training as finished.
+
+    Args:
+        run: The run directory.
+        monitor: The metric that chose the best epoch.
+        mode: `min` or `max`, the best value of that metric.
+
+    Returns:
+        The summary: `best_epoch`, the number of `epochs`, the validation metrics of the
+        best epoch, and `minutes`.
+    """
     history = read_history(run)
     if monitor not in history[-1]:  # Without validation the last epoch is kept.
         monitor, mode = "epoch", "max"
@@ -161,31 +212,30 @@ def finish(run: Path, monitor="val_loss", mode="min"):
     return result
 
 
-def summary(run: Path):
-    """Returns what `finish` said of a run, or None before that."""
+def summary(run: Path) -> dict[str, Any] | None:
+    """Returns the summary that `finish` wrote, or None for an unfinished run."""
     path = run / "finished.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def require_finished(run: Path):
-    """Checks that a run can be exported.
+def require_finished(run: Path) -> dict[str, Any]:
+    """Returns the summary of a run that can be exported.
 
     Raises:
-        BadInput: It holds no trained model, or its training has not come to its end.
+        BadInput: The run has no trained model, or its training has not finished.
     """
     if not (run / "model.keras").exists():
         raise BadInput(f"--run {run} holds no trained model; run train first")
-    if not summary(run):
-        raise BadInput(
-            f"--run {run} is not finished; give its train command again first"
-        )
+    if result := summary(run):
+        return result
+    raise BadInput(f"--run {run} is not finished; run its train command again first")
 
 
-def evaluation_folder(model, application):
-    """Returns where the pictures of an evaluation belong.
+def evaluation_folder(model: str, application: str) -> Path:
+    """Returns the folder for the figures of an evaluation.
 
     Args:
-        model: Where the model is, as `predictors.load_predictor` takes it.
+        model: As `predictors.load_predictor` takes it.
         application: The name of the application.
 
     Returns:
@@ -195,35 +245,36 @@ def evaluation_folder(model, application):
     return (Path(model) if is_run else Path("runs") / application) / "evaluation"
 
 
-def read_history(run: Path):
-    """Returns one dictionary of numbers per epoch, the first epoch first."""
+def read_history(run: Path) -> list[dict[str, float]]:
+    """Returns one dictionary of metrics per epoch, the first epoch first."""
     path = run / "history.csv"
     if not path.exists():
         return []
     with path.open() as file:
         rows = [
-            # Without validation there are columns for it that hold NA.
+            # Without validation its columns hold NA.
             {name: float(value) for name, value in row.items() if value != "NA"}
             for row in csv.DictReader(file)
         ]
-    # An epoch that was written down but interrupted before its backup was run again.
+    # An epoch that was killed between its row and its checkpoint ran again: keep the
+    # last row.
     return list({row["epoch"]: row for row in rows}.values())
 
 
-def best_epoch(run: Path, monitor, mode):
-    """Returns the row of the best epoch so far, or None before the first."""
+def best_epoch(run: Path, monitor: str, mode: str) -> dict[str, float]:
+    """Returns the metrics of the best epoch so far, empty before the first."""
     choose = max if mode == "max" else min
-    return choose(read_history(run), key=lambda row: row[monitor], default=None)
+    return choose(read_history(run), key=lambda row: row[monitor], default={})
 
 
-def write_json(path: Path, content):
-    """Writes content as JSON, as `write_bytes` does."""
+def write_json(path: Path, content: Any) -> None:
+    """Writes content as JSON in one step."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content):
-    """Writes the file in one step, so that a kill never leaves half of it."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file in one step, so that a kill never leaves half of it."""
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)
@@ -233,13 +284,13 @@ class BestModel(keras.callbacks.Callback):
     """Keeps the best model of a run.
 
     Unlike `keras.callbacks.ModelCheckpoint` it replaces the file in one step, so that
-    a kill never leaves half of one.
+    a kill never leaves half of it.
 
     Args:
         path: The `.keras` file.
         monitor: The metric to compare.
         mode: `max` or `min`.
-        best: The best value of earlier epochs, if there were any.
+        best: The best value of earlier epochs, or None.
     """
 
     def __init__(self, path, monitor, mode, best=None):
@@ -249,7 +300,7 @@ class BestModel(keras.callbacks.Callback):
         self.sign = 1 if mode == "max" else -1
         self.best = best
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs=None) -> None:
         """Saves the model if it is the best so far."""
         value = {"epoch": epoch, **logs}[self.monitor]
         if self.best is None or self.sign * value > self.sign * self.best:
@@ -260,20 +311,20 @@ class BestModel(keras.callbacks.Callback):
 
 
 class Backup(keras.callbacks.Callback):
-    """Keeps weights and optimizer after every epoch, for `restore`.
+    """Keeps a checkpoint of the last epoch, weights and optimizer, for `restore`.
 
-    Unlike `keras.callbacks.BackupAndRestore` it never leaves half a file either.
+    Unlike `keras.callbacks.BackupAndRestore` it never leaves half a file.
 
     Args:
-        folder: Where to keep them.
+        folder: The directory of the checkpoint.
     """
 
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the new backup, then removes the one before."""
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Writes the new checkpoint, then removes the one before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = list(self.folder.glob("epoch_*.weights.h5"))
         unfinished = self.folder / "unfinished.weights.h5"
@@ -286,10 +337,10 @@ class Backup(keras.callbacks.Callback):
 class EpochSeconds(keras.callbacks.Callback):
     """Adds the duration of every epoch to its metrics, in seconds."""
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Starts the clock."""
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        """Remembers the start of the epoch."""
         self.start = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Reads the clock."""
+    def on_epoch_end(self, epoch, logs=None) -> None:
+        """Adds `seconds` to the metrics."""
         logs["seconds"] = time.perf_counter() - self.start

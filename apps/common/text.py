@@ -1,4 +1,4 @@
-"""Texts as people keep them, in tables and lines, and the pieces they consist of."""
+"""Reads tables and lines of text, and trains SentencePiece vocabularies."""
 
 import codecs
 import contextlib
@@ -8,57 +8,64 @@ import io
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import sentencepiece
 
-from apps.common import cli, datasets
-from apps.common.errors import BadInput
+from apps.common import datasets
+from apps.common.errors import BadInput, flag
 
 TABLE_ENDINGS = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
-# The numbers of pieces that stand for nothing and for what is in no vocabulary.
+# Token ids of padding and of unknown tokens.
 PADDING = 0
 UNKNOWN = 1
 
 csv.field_size_limit(2**31 - 1)  # Texts may be long.
 
 
-def read_table(path: Path, columns):
+def read_table(
+    path: Path, columns: Mapping[str, str]
+) -> list[tuple[int, tuple[str, ...]]]:
     """Reads some columns of a table.
 
     Args:
-        path: A `.tsv` file, in which quotes are letters like others, or a `.csv` file,
-            whose fields may be quoted; both begin with a header, and may be gzipped.
-        columns: The wanted columns, by the setting that names each.
+        path: A `.tsv` or `.csv` file with a header row, which may be gzipped. Fields of
+            a `.csv` file may be quoted; in a `.tsv` file, quotes are ordinary letters.
+        columns: The names of the wanted columns, by the setting that holds each name.
 
     Returns:
-        Pairs of a row's line number and its values, strings in the order of `columns`;
-        what a row lacks is empty. A row of several lines has the number of its last.
+        A pair for each row: its line number and its values, in the order of `columns`.
+        A missing value is an empty string. If a row spans several lines, the number is
+        that of its last line.
 
     Raises:
-        BadInput: The file is missing, is no such table, is not UTF-8 or lacks a column.
+        BadInput: The file is missing, is not such a table, is not UTF-8 or lacks a
+            column.
     """
     if not path.is_file():
         raise BadInput(f"there is no file {path}; pass --data a TSV or CSV file")
     if not path.name.lower().endswith(TABLE_ENDINGS):
         raise BadInput(
-            f"{path} is no table; its name must end in {', '.join(TABLE_ENDINGS)}"
+            f"{path} is not a table; its name must end in {', '.join(TABLE_ENDINGS)}"
         )
-    style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    if path.name.lower().endswith((".csv", ".csv.gz")):
-        style = {}
+    is_csv = path.name.lower().endswith((".csv", ".csv.gz"))
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    if is_csv:
+        dialect = {}
     with (
-        _explained(path, "a table"),
-        open_text(path, "rt", encoding="utf-8-sig", newline="") as file,
+        _read_errors(path, "a table"),
+        _open(path, "rt", encoding="utf-8-sig", newline="") as file,
     ):
-        table = csv.DictReader(file, **style)
+        table = csv.DictReader(file, **dialect)
         known = table.fieldnames or []
         for column in columns.values():
             if column not in known:
                 raise BadInput(
                     f"{path} has no column '{column}', only "
                     f"{', '.join(known) or 'nothing'}; name the columns with "
-                    f"{' and '.join(map(cli.flag, columns))}"
+                    f"{' and '.join(map(flag, columns))}"
                 )
         return [
             (table.line_num, tuple(row[column] or "" for column in columns.values()))
@@ -66,14 +73,14 @@ def read_table(path: Path, columns):
         ]
 
 
-def read_lines(path: Path):
+def read_lines(path: Path) -> list[str]:
     r"""Reads the lines of a text file.
 
     Args:
         path: A UTF-8 file, which may be gzipped.
 
     Returns:
-        The lines without their ends, which are `\n` or `\r\n` and nothing else.
+        The lines without their line ends. Only `\n` and `\r\n` end a line.
 
     Raises:
         BadInput: The file is missing, cannot be read or is not UTF-8.
@@ -81,21 +88,22 @@ def read_lines(path: Path):
     if not path.is_file():
         raise BadInput(f"there is no file {path}; add it, or name another one")
     with (
-        _explained(path, "text"),
-        open_text(path, "rt", encoding="utf-8-sig", newline="\n") as file,
+        _read_errors(path, "text"),
+        _open(path, "rt", encoding="utf-8-sig", newline="\n") as file,
     ):
         return [line.removesuffix("\n").removesuffix("\r") for line in file]
 
 
-def open_text(path, *mode, **encoding):
-    """Opens a file that may be gzipped."""
+def _open(path: Path, mode: str, **options: Any) -> IO:
+    """Opens a file, which may be gzipped."""
     is_gzipped = path.suffix.lower() == ".gz"
-    return (gzip.open if is_gzipped else open)(path, *mode, **encoding)
+    opener: Any = gzip.open if is_gzipped else open
+    return opener(path, mode, **options)
 
 
 @contextlib.contextmanager
-def _explained(path, kind):
-    """Turns what can go wrong in reading a file of that kind into `BadInput`."""
+def _read_errors(path: Path, kind: str) -> Iterator[None]:
+    """Turns errors while reading a file of this kind into `BadInput`."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -104,34 +112,39 @@ def _explained(path, kind):
             "UTF-8"
         ) from error
     except (csv.Error, EOFError, OSError, zlib.error) as error:
-        raise BadInput(f"{path} cannot be read as {kind}: {error}; mend it") from error
+        raise BadInput(
+            f"{path} cannot be read as {kind}: {error}; fix the file"
+        ) from error
 
 
-def _undecodable_line(path):
+def _undecodable_line(path: Path) -> int | None:
     """Returns the number of the first line that is not UTF-8."""
-    with open_text(path, "rb") as file:
+    with _open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
             except UnicodeDecodeError:
                 return number
+    return None
 
 
-def split_files(root: Path, endings=TABLE_ENDINGS, others=True):
-    """Finds the file of each split in a folder.
+def split_files(
+    root: Path, endings: Iterable[str] = TABLE_ENDINGS, others: bool = True
+) -> dict[str, Path]:
+    """Returns the files of a folder by split.
 
-    A file is known by its name up to the first dot, in small letters.
+    The name up to the first dot decides which split a file belongs to; upper and lower
+    case are the same.
 
     Args:
         root: The folder.
-        endings: How the names of the files may end.
-        others: Whether files are wanted that are for no split, under their own names.
-            The first of them that begins with `test` is then the test split too, if
-            there is no other. Defaults to True.
+        endings: Endings of the wanted files.
+        others: Whether to return files of no standard split as well, under their own
+            names. The first one whose name begins with `test` is then also the test
+            split, if there is no other. Defaults to True.
 
     Returns:
-        The files by `train`, `validation` and `test`, in this order, then by their own
-        names.
+        `train`, `validation` and `test`, in this order, then the others by name.
 
     Raises:
         BadInput: There are two files for one split.
@@ -140,7 +153,7 @@ def split_files(root: Path, endings=TABLE_ENDINGS, others=True):
         name: split for split, names in datasets.SPLIT_NAMES.items() for name in names
     }
     endings = tuple(ending.lower() for ending in endings)
-    files = {}
+    files: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         name = path.name.split(".")[0].lower()
         split = splits.get(name, name if others else None)
@@ -159,13 +172,13 @@ def split_files(root: Path, endings=TABLE_ENDINGS, others=True):
     return {split: files[split] for split in order if split in files}
 
 
-def print_skipped(path, lines, what):
-    """Says on standard error how many rows of a file are left out, if any.
+def print_skipped(path: Path | str, lines: Sequence[int], what: str) -> None:
+    """Prints how many rows of a file are skipped, to standard error.
 
     Args:
         path: The file.
-        lines: The numbers of their lines.
-        what: What is wrong with them, such as "without text".
+        lines: The line numbers of the skipped rows. Without any, nothing is printed.
+        what: What is wrong with the rows, such as "without text".
     """
     if lines:
         print(
@@ -175,19 +188,25 @@ def print_skipped(path, lines, what):
         )
 
 
-def read_texts(file):
-    """Returns the lines of a file, or of standard input, that are not empty.
+def read_texts(file: Path | str) -> list[str]:
+    """Returns the lines of a file that are not empty.
+
+    Args:
+        file: A UTF-8 file, or `-` for standard input.
 
     Raises:
         BadInput: The file is missing, empty or not UTF-8.
     """
     name = "standard input" if str(file) == "-" else f"--file {file}"
     try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        if str(file) == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            content = Path(file).read_bytes()
     except OSError as error:
         raise BadInput(
-            f"{name} cannot be read: {error.strerror}; pass a file with one text in "
-            "each line"
+            f"{name} cannot be read: {error.strerror}; pass a file with one text per "
+            "line"
         ) from error
     texts = []
     content = content.removeprefix(codecs.BOM_UTF8)
@@ -200,15 +219,15 @@ def read_texts(file):
             ) from error
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise BadInput(f"{name} has no text; write one in each line")
+        raise BadInput(f"{name} has no text; write one text per line")
     return texts
 
 
-def check_texts(texts):
+def check_texts(texts: Iterable[str]) -> None:
     """Checks texts from the command line.
 
     Raises:
-        BadInput: One is empty or not UTF-8.
+        BadInput: A text is empty or not UTF-8.
     """
     for number, text in enumerate(texts, start=1):
         if not text.strip():
@@ -217,21 +236,26 @@ def check_texts(texts):
             text.encode()
         except UnicodeEncodeError as error:
             raise BadInput(
-                f"text {number} is not UTF-8; use a terminal that writes UTF-8, or "
-                "--file"
+                f"text {number} is not UTF-8; use a UTF-8 terminal, or pass the texts "
+                "with --file"
             ) from error
 
 
-def train_sentencepiece(texts, vocabulary_size, replacements, **options):
-    """Learns which pieces of words are worth a number of their own.
+def train_sentencepiece(
+    texts: Iterable[str],
+    vocabulary_size: int,
+    replacements: Mapping[str, str],
+    **options: Any,
+) -> bytes:
+    """Trains a SentencePiece model.
 
     Args:
-        texts: Strings to learn from.
-        vocabulary_size: The most pieces; little text yields fewer.
-        replacements: What characters are replaced by, before a text is split; the
-            model file contains them.
-        **options: SentencePiece's. Unless `bos_id` and `eos_id` are given, no piece
-            marks the begin or the end of a text.
+        texts: The training texts.
+        vocabulary_size: Maximum number of tokens; few texts yield fewer.
+        replacements: Replaces each key by its value before a text is split into tokens.
+            The model file contains these rules.
+        **options: Options of SentencePiece. There are no tokens for the start and the
+            end of a text unless `bos_id` and `eos_id` are given.
 
     Returns:
         The content of the model file.
@@ -265,8 +289,8 @@ def train_sentencepiece(texts, vocabulary_size, replacements, **options):
             )
         except RuntimeError as error:
             raise BadInput(
-                "no vocabulary can be learned from the training texts; --data needs "
-                f"more of them, with words, or --vocabulary-size {vocabulary_size} is "
-                "too small for their letters"
+                "no vocabulary can be learned from the training texts: they have too "
+                f"few words, or --vocabulary-size {vocabulary_size} is too small for "
+                "their letters; add texts to --data, or raise it"
             ) from error
     return model.getvalue()

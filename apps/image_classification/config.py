@@ -1,16 +1,27 @@
-"""What a training can change, and the published runs."""
+"""The settings of a training, and the published runs as presets."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from apps.common.cli import check_ranges
+from apps.common.ranges import (
+    Count,
+    CountOrZero,
+    Fraction,
+    LearningRate,
+    PartialFraction,
+    Range,
+    Rate,
+    Seed,
+    Weight,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Transfer learning: train the head first, then fine-tune the backbone.
+    """Trains an image classifier: first a new head, then the backbone too.
 
-    The defaults suit photographs of one's own.
+    The defaults suit your own photographs.
     """
 
     data: str
@@ -18,77 +29,65 @@ class Config:
     and `test` folders above them; `tfds:NAME` for TensorFlow Datasets; or `digits`,
     which needs no download."""
     data_licence: str = "not stated"
-    """Whose data it is and under which licence; it is printed on the model's card."""
-    validation_fraction: float = 0.1
-    """Share of the training images that choose the best epoch, where the data has no
-    folder for that."""
+    """Source and licence of the data, for the model card."""
+    validation_fraction: PartialFraction = 0.1
+    """Fraction of the training images held out for validation, if the data has no
+    validation split."""
 
-    image_size: int = 224
+    image_size: Annotated[int, Range(1, 4096)] = 224
     """Height and width of the model's input, in pixels."""
-    crop_area: float = 0.5
-    """Smallest share of the picture that a random crop keeps; 1 turns crops off."""
+    crop_area: Annotated[float, Range(0.01, 1)] = 0.5
+    """Smallest fraction of the image that a random crop keeps; 1 turns crops off."""
     flip: bool = True
     """Mirror training images at random."""
-    rotation: float = 0.0
+    rotation: Annotated[float, Range(0, 180)] = 0.0
     """Largest random rotation, in degrees."""
-    color: float = 0.0
-    """Strength of random brightness, contrast and saturation, 0 to 1."""
+    color: Fraction = 0.0
+    """Strength of random brightness, contrast and saturation, from 0 to 1."""
 
     backbone: str = "MobileNetV2"
     """A model of `keras.applications`, or `small_resnet` for tiny images."""
     backbone_output: str | None = None
-    """The backbone's layer whose features are classified; what comes after it is cut
-    off. By default the last one."""
+    """The backbone's layer whose features are classified; later layers are removed.
+    Defaults to the last layer."""
     weights: str | None = "imagenet"
     """`imagenet` (downloaded once), the path of a weights file for the backbone
     without its top, or None to start from random weights."""
-    dropout: float = 0.2
-    """Share of the features dropped before the classifier."""
+    dropout: Rate = 0.2
+    """Dropout rate of the features before the classifier."""
 
-    head_epochs: int = 3
-    """Epochs of the first phase, the backbone being frozen; none without weights."""
-    epochs: int = 20
+    head_epochs: CountOrZero = 3
+    """Epochs of the first phase, with a frozen backbone; skipped without weights."""
+    epochs: Count = 20
     """Epochs of the second phase, fine-tuning."""
-    fine_tune: float = 0.62
-    """Share of the backbone's layers, counted from its end, that the second phase
+    fine_tune_fraction: Fraction = 0.62
+    """Fraction of the backbone's layers, counted from its end, that the second phase
     trains; 1 trains all of them, which takes longer. Without weights all are
     trained."""
-    patience: int | None = None
-    """Epochs without improvement after which a phase ends early."""
-    batch_size: int = 32
-    """Images per step."""
-    head_learning_rate: float = 1e-2
+    patience: Count | None = None
+    """Epochs without a lower validation loss after which a phase ends early."""
+    batch_size: Count = 32
+    """Images per training step."""
+    head_learning_rate: LearningRate = 1e-2
     """Learning rate of the first phase."""
-    learning_rate: float = 1e-4
-    """Highest learning rate of the second phase; it rises to it during the first tenth
-    of the steps and falls along a cosine."""
-    weight_decay: float = 1e-4
+    learning_rate: LearningRate = 1e-4
+    """Peak learning rate of the second phase: linear warm-up in the first tenth of the
+    steps, then cosine decay."""
+    weight_decay: Weight = 1e-4
     """Decoupled weight decay of AdamW."""
-    label_smoothing: float = 0.1
-    """Share of each label that is spread over all classes."""
+    label_smoothing: Rate = 0.1
+    """Label smoothing: the fraction of each label that is spread over all classes."""
     class_weights: bool = False
-    """Weigh each class by the inverse of its frequency, for imbalanced folders."""
+    """Weight each class by the inverse of its frequency, for imbalanced folders."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """Arithmetic of the training; the mixed ones help on GPUs. Exports are float32."""
-    seed: int = 0
-    """Fixes splits, initial weights, order and augmentation."""
+    """Dtype policy of the training. The mixed ones are faster on GPUs. Exported models
+    compute in float32."""
+    seed: Seed = 0
+    """Seed of the splits, the initial weights, shuffling and augmentation."""
 
     def __post_init__(self):
-        """Refuses numbers that cannot work, with a `BadInput`."""
-        check_ranges(
-            self,
-            validation_fraction=(0.01, 0.9),
-            image_size=(1, 4096),
-            crop_area=(0.01, 1),
-            color=(0, 1),
-            dropout=(0, 0.99),
-            head_epochs=(0, 10**6),
-            epochs=(1, 10**6),
-            fine_tune=(0, 1),
-            patience=(1, 10**6),
-            batch_size=(1, 10**6),
-            label_smoothing=(0, 0.99),
-        )
+        """Checks the ranges of all numbers."""
+        check_ranges(self)
 
 
 def digits():
@@ -96,7 +95,7 @@ def digits():
 
     python -m apps.image_classification train digits
 
-    The score is that of the held-out quarter, with seed 0, on two cores.
+    Score on the held-out quarter, seed 0; time on two cores.
     """
     return Config(
         data="digits",
@@ -117,7 +116,7 @@ def flowers():
 
     python -m apps.image_classification train flowers --weights WEIGHTS.h5
 
-    The score is that of `val/`, with seed 0, on two cores; `val/` chose nothing.
+    Score on `val/`, which is used for testing only, seed 0; time on two cores.
     """
     return Config(
         data="data/flowers",

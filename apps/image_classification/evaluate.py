@@ -1,64 +1,52 @@
-"""Scores a model, whatever it is, on images it has not seen."""
+"""Scores a classifier on images that it has not seen."""
 
-import json as json_module
+from pathlib import Path
+from typing import Any
 
 from sklearn.metrics import top_k_accuracy_score
 
-from apps.common import classification, datasets, pictures, runs
-from apps.common.predictors import load_predictor, training_config
+from apps.common import classification, figures, runs
+from apps.common.predictors import data_settings
 from apps.image_classification.config import Config
 from apps.image_classification.data import load_split
-from apps.image_classification.model import load_classifier
+from apps.image_classification.signatures import load_model
 
 
-def evaluate(model, data=None, split="test", json=False, pictures_folder=None):
-    """Prints top-1 and top-5 accuracy and each class's precision and recall.
+def evaluate(
+    model: str,
+    data: str | None = None,
+    split: str = "test",
+    figures_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Prints the metrics, draws the confusion matrix and the worst mistakes.
 
-    Draws the confusion matrix and the worst mistakes.
-
-    Args:
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        data: As in `Config.data`. Defaults to what the model was trained on.
-        split: `train`, `validation`, `test` or `all`.
-        json: Whether to print one JSON object as the last line.
-        pictures_folder: Where to draw. Defaults to `evaluation` in a run directory,
-            and to `runs/image_classification/evaluation` for other models.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        `classification.Scores`.
+        The report: the metrics as plain numbers, by name.
 
     Raises:
         BadInput: The model or the data cannot be used, or they do not fit.
     """
-    predictor = load_predictor(model, load_classifier)
-    config = training_config(Config, model, data)
-    data = data or config.data
-    examples, class_names = load_split(
-        data,
-        split,
-        config.validation_fraction,
-        config.seed,
-        foreign=not datasets.is_same(data, config.data),
-    )
-    scores = score(predictor, examples, class_names)
+    predictor = load_model(model)
+    config, is_other_data, held_out = data_settings(Config, model, data)
+    examples = load_split(config, split, is_other_data, held_out)
+    scores = score(predictor, examples)
     report = summarize(scores)
     print_report(report)
 
-    folder = pictures_folder or runs.evaluation_folder(model, "image_classification")
+    folder = figures_folder or runs.evaluation_folder(model, "image_classification")
     draw(scores, examples, folder)
-    print(f"pictures: {folder}")
-    if json:
-        print(json_module.dumps(report, ensure_ascii=False))
-    return scores
+    print(f"figures: {folder}")
+    return report
 
 
-def score(predictor, examples, class_names):
-    """Asks the model about every image.
+def score(predictor, examples):
+    """Runs a model on every image and returns its scores.
 
     Args:
         predictor: A function from encoded images to `classes` and `scores`.
         examples: `data.Examples`.
-        class_names: The names that the labels stand for.
 
     Returns:
         `classification.Scores`.
@@ -66,9 +54,12 @@ def score(predictor, examples, class_names):
     Raises:
         BadInput: The data has a class that the model does not know.
     """
-    encoded_images = map(examples.image_bytes, range(len(examples)))
     return classification.score(
-        predictor, encoded_images, examples.labels, class_names, unit="image"
+        predictor,
+        map(examples.image_bytes, range(len(examples))),
+        examples.labels,
+        examples.class_names,
+        unit="image",
     )
 
 
@@ -76,7 +67,7 @@ def summarize(scores):
     """Returns the metrics as plain numbers, by name."""
     report = classification.summarize(scores)
     classes = range(len(scores.class_names))
-    if len(classes) >= 10:  # With few classes the right one is always among five.
+    if len(classes) >= 10:  # With fewer classes it is always high.
         report["top_5_accuracy"] = top_k_accuracy_score(
             scores.labels, scores.scores, k=5, labels=classes
         )
@@ -92,22 +83,22 @@ def print_report(report):
     classification.print_speed(report, "image")
 
 
-def draw(scores, examples, folder, most=24):
-    """Draws the confusion matrix and the mistakes of which the model was surest."""
-    pictures.draw_confusion_matrix(
+def draw(scores, examples, folder, max_mistakes=24):
+    """Draws the confusion matrix and the mistakes with the highest scores."""
+    figures.draw_confusion_matrix(
         scores.labels,
         scores.predictions,
         scores.class_names,
         folder / "confusion_matrix.png",
     )
-    surest_first = scores.surest_mistakes[:most]
+    mistakes = scores.surest_mistakes[:max_mistakes]
     titles = [
         f"{scores.class_names[scores.predictions[i]]} {scores.scores[i].max():.2f}\n"
         f"is {scores.class_names[scores.labels[i]]}"
-        for i in surest_first
+        for i in mistakes
     ]
-    pictures.draw_grid(
-        [examples.image_bytes(i) for i in surest_first],
+    figures.draw_grid(
+        [examples.image_bytes(i) for i in mistakes],
         titles,
         folder / "worst_mistakes.png",
     )

@@ -1,4 +1,4 @@
-"""Where a classifier looks: gradient-weighted class activation maps."""
+"""Heat maps of a classifier: gradient-weighted class activation maps."""
 
 import keras
 import numpy as np
@@ -8,11 +8,11 @@ from apps.common import images
 
 
 def grad_cam(model, image_bytes):
-    """Returns how much each part of an image speaks for the best class.
+    """Returns how strongly each part of an image supports the best class.
 
-    The features of the backbone are weighted by the mean gradient, with respect to
-    them, of the class score before the softmax, and summed; what is negative speaks
-    for other classes and is left out.
+    Each feature map of the backbone is weighted by the mean gradient of the class's
+    logit with respect to it. The weighted maps are summed. Negative sums support other
+    classes and become 0.
 
     Args:
         model: A trained model from `build_model`.

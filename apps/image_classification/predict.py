@@ -1,28 +1,25 @@
-"""Classifies images: answers on the screen, and a picture of them."""
+"""Classifies images: answers on the screen, and a figure of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from apps.common import images, pictures
+import numpy as np
+
+from apps.common import datasets, figures, images
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, load_predictor, training_config
+from apps.common.predictors import data_settings, in_batches
 from apps.image_classification.config import Config
 from apps.image_classification.data import load_split
 from apps.image_classification.grad_cam import grad_cam
-from apps.image_classification.model import load_classifier
+from apps.image_classification.signatures import load_model, load_run
 
 
-def predict(inputs, model, top=3, explain=False, picture=None):
+def predict(
+    inputs: Sequence[Path], model: str, top: int, explain: bool, figure: Path
+) -> dict[str, np.ndarray]:
     """Prints the best classes of each image and draws the images with them.
 
-    Args:
-        inputs: Paths of images. Without any, a few test images of the data that the
-            model was trained on.
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        top: Classes to show for each image.
-        explain: Whether to lay a heat map over each image that shows where the model
-            looked; needs a run directory.
-        picture: The PNG file to draw. Defaults to
-            `runs/image_classification/predictions.png`.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
         The answers: `classes` and `scores`, both `(images, classes)`, best first.
@@ -31,44 +28,39 @@ def predict(inputs, model, top=3, explain=False, picture=None):
         BadInput: The model or an image cannot be used.
     """
     if inputs:
+        names = [str(path) for path in inputs]
         encoded_images = [images.read_image(path) for path in inputs]
     else:
-        inputs, encoded_images = some_test_images(model)
+        names, encoded_images = some_test_images(model)
     if explain and not (Path(model) / "model.keras").exists():
         raise BadInput(
             f"--explain needs gradients, which {model} does not have; pass the run "
             "directory of the training"
         )
-    predictor = load_predictor(model, load_classifier)
-    answers = in_batches(predictor, encoded_images)
+    answers = in_batches(load_model(model), encoded_images)
     titles = []
-    for path, names, scores in zip(
-        inputs, answers["classes"], answers["scores"], strict=True
+    for name, classes, scores in zip(
+        names, answers["classes"], answers["scores"], strict=True
     ):
         best = [
-            f"{name.decode()} {score:.3f}"
-            for name, score in zip(names[:top], scores[:top], strict=True)
+            f"{each.decode()} {score:.3f}"
+            for each, score in zip(classes[:top], scores[:top], strict=True)
         ]
-        print(f"{path}: {', '.join(best)}")
+        print(f"{name}: {', '.join(best)}")
         titles.append("\n".join(best))
 
-    heats = None
+    heat_maps = None
     if explain:
-        heats = [grad_cam(predictor.model, encoded) for encoded in encoded_images]
-    picture = picture or Path("runs/image_classification/predictions.png")
-    pictures.draw_grid(encoded_images, titles, picture, heats)
-    print(f"picture: {picture}")
+        network = load_run(Path(model)).model
+        heat_maps = [grad_cam(network, encoded) for encoded in encoded_images]
+    figures.draw_grid(encoded_images, titles, figure, heat_maps)
+    print(f"figure: {figure}")
     return answers
 
 
-def some_test_images(model, number=12):
+def some_test_images(model, num_images=12):
     """Returns the names and bytes of a few images that the model was not trained on."""
-    config = training_config(Config, model)
-    examples, _ = load_split(
-        config.data, "test", config.validation_fraction, config.seed
-    )
-    step = max(1, len(examples) // number)
-    chosen = range(0, len(examples), step)[:number]
-    return [examples.names[i] for i in chosen], [
-        examples.image_bytes(i) for i in chosen
-    ]
+    config, _, held_out = data_settings(Config, model)
+    examples = load_split(config, "test", held_out=held_out)
+    examples = datasets.evenly(examples, num_images)
+    return examples.names, [examples.image_bytes(i) for i in range(len(examples))]

@@ -1,4 +1,4 @@
-"""Searches the parameters of a run's CRF on images that its network never saw."""
+"""Searches the parameters of a run's CRF on its validation images."""
 
 import itertools
 from dataclasses import replace
@@ -8,19 +8,22 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from apps.common import runs
+from apps.common import datasets, runs
 from apps.common.errors import BadInput
-from apps.semantic_segmentation.config import Config
-from apps.semantic_segmentation.data import VOID, load_examples, make_batches
+from apps.semantic_segmentation.config import Config, crf_settings
+from apps.semantic_segmentation.data import load_examples, make_batches
 from apps.semantic_segmentation.metrics import Agreement
-from apps.semantic_segmentation.model import load_segmenter, make_crf
+from apps.semantic_segmentation.model import build_crf
+from apps.semantic_segmentation.signatures import load_run
 
+# The values of the grid search.
 COARSE = {
     "appearance_weight": (1.0, 4.0),
     "position_sigma": (30.0, 80.0),
     "color_sigma": (4.0, 8.0, 12.0),
     "smoothness_weight": (0.5, 3.0),
 }
+# The factors of the steps after the grid search.
 FINE = {
     "appearance_weight": 2.0,
     "position_sigma": 1.5,
@@ -29,98 +32,112 @@ FINE = {
 }
 
 
-def search(run: Path, most_images=24, image_size=None):
-    """Finds the CRF that gives the best mean IoU on a run's validation images.
+def search(
+    run: Path, max_images: int = 24, image_size: tuple[int, int] | None = None
+) -> dict[str, float]:
+    """Finds the CRF with the best mean IoU on a run's validation images.
 
-    First a coarse grid; then, from the best of it, each parameter in turn is made
-    smaller and larger by a factor, as long as that helps. The reach of the smoothness
-    kernel and the number of iterations stay as configured. The result is kept in the
-    run as `crf.json`, which evaluation and export read.
-
-    Args:
-        run: A run directory whose training held out validation images.
-        most_images: How many of them to use, evenly chosen.
-        image_size: Height and width of the input, as for `export`. Defaults to those
-            of the training.
+    The arguments are the flags of the command, described in `__main__.py`. The
+    parameters are written to `crf.json` in the run, which `load_run` reads. The number
+    of iterations and the smoothness kernel's sigma stay as configured.
 
     Returns:
         The best parameters, by the names of `Config`.
 
     Raises:
-        BadInput: The run holds no model, or held out no images.
+        BadInput: The run has no trained model, no validation images, or a CRF that was
+            trained end to end.
 
     Reference:
         [Chen et al., 2017](https://arxiv.org/abs/1606.00915), section 4.1
     """
     if not (run / "model.keras").exists():
         raise BadInput(f"--run {run} holds no trained model; run train first")
-    if most_images < 1:
-        raise BadInput("--images must be 1 or more")
-    segmenter = load_segmenter(run, image_size)
-    if segmenter.trained_crf:
+    if max_images < 1:
+        raise BadInput(f"--max-images {max_images} must be 1 or more")
+    config = runs.load_config(Config, run)
+    config = replace(config, image_size=image_size or config.image_size)
+    segmenter = load_run(run, config.image_size)
+    if segmenter.is_crf_trained:
         raise BadInput(
             f"--run {run} trained its CRF end to end; search in a run without "
             "--crf-epochs"
         )
-    config = runs.load_config(Config, run)
-    config = replace(config, image_size=segmenter.image_size)
-    splits, classes = load_examples(config)
-    held_out = splits["validation"]
-    if not len(held_out):
+    examples = load_examples(config, runs.read_held_out(run))["validation"]
+    if not len(examples):
         raise BadInput(
-            f"--run {run} held out no images; search in a run that did, and give what "
-            "is found to train"
+            f"--run {run} has no validation images; search in a run that has some, "
+            "then train with the parameters found"
         )
-    chosen = np.linspace(0, len(held_out) - 1, min(most_images, len(held_out)))
-    held_out = held_out[np.unique(chosen.astype(int))]
+    num_classes = len(examples.classes)
     batches = [
-        (
-            images,
-            segmenter.network(images, training=False),
-            masks.numpy().astype("uint8"),
-        )
-        for images, masks in make_batches(held_out, config)
+        (images, segmenter.network(images, training=False), masks)
+        for images, masks in make_batches(datasets.evenly(examples, max_images), config)
     ]
-    without = agreement(batches, len(classes))
-    print(f"without CRF: {describe(without)}")
 
-    def score(values):
-        crf = make_crf(config, **dict(zip(COARSE, values, strict=True)))
-        refine = tf.function(lambda images, logits: crf([logits, images]))
-        return agreement(batches, len(classes), refine)
+    def measure(parameters):
+        settings = {**crf_settings(config), **parameters}
+        crf = build_crf(num_classes=num_classes, **settings)
+        refine = tf.function(lambda logits, images: crf([logits, images]))
+        return score(batches, num_classes, refine)
+
+    without = score(batches, num_classes, lambda logits, images: logits)
+    print(f"without CRF: {describe(without)}")
+    parameters, metrics = find_best(measure)
+    print(f"with CRF: {describe(metrics)}")
+    parameters = {name: float(f"{value:.3g}") for name, value in parameters.items()}
+    runs.write_json(run / "crf.json", parameters)
+    return parameters
+
+
+def find_best(measure):
+    """Searches a coarse grid, then improves one parameter at a time.
+
+    Each parameter in turn is divided and multiplied by its factor, until the mean IoU
+    no longer improves.
+
+    Args:
+        measure: Function of the parameters by name; returns metrics by name.
+
+    Returns:
+        The best parameters, and their metrics.
+    """
+    results = {}
 
     def mean_iou(values):
+        if values not in results:
+            results[values] = measure(dict(zip(COARSE, values, strict=True)))
         return results[values]["mean_iou"]
 
     grid = list(itertools.product(*COARSE.values()))
-    results = {values: score(values) for values in tqdm(grid, "coarse")}
-    best, before = max(results, key=mean_iou), None
-    while best != before:
-        before = best
+    best, previous = max(tqdm(grid, "coarse"), key=mean_iou), None
+    while best != previous:
+        previous = best
         for i, factor in enumerate(tqdm(FINE.values(), "fine")):
-            for value in (best[i] / factor, best[i] * factor):
-                values = (*best[:i], value, *best[i + 1 :])
-                if values not in results:
-                    results[values] = score(values)
-            best = max(results, key=mean_iou)
-    print(f"with CRF: {describe(results[best])}")
-    settings = {
-        name: float(f"{value:.3g}") for name, value in zip(COARSE, best, strict=True)
-    }
-    runs.write_json(run / "crf.json", settings)
-    return settings
+            neighbors = [
+                (*best[:i], value, *best[i + 1 :])
+                for value in (best[i] / factor, best[i] * factor)
+            ]
+            best = max([best, *neighbors], key=mean_iou)
+    return dict(zip(COARSE, best, strict=True)), results[best]
 
 
-def agreement(batches, num_classes, refine=None):
-    """Returns the metrics of the network's masks, refined or not."""
-    total = Agreement(num_classes, VOID)
+def score(batches, num_classes, refine):
+    """Returns the metrics of refined masks.
+
+    Args:
+        batches: Images, logits and masks.
+        num_classes: Number of classes.
+        refine: Function of logits and images; returns logits.
+    """
+    agreement = Agreement(num_classes)
     for images, logits, masks in batches:
-        refined = refine(images, logits) if refine else logits
-        for mask, answer in zip(masks, refined.numpy().argmax(axis=-1), strict=True):
-            total.add(mask, answer)
-    return total.summary()
+        predictions = np.argmax(refine(logits, images), axis=-1)
+        for mask, prediction in zip(masks.numpy(), predictions, strict=True):
+            agreement.add(mask, prediction)
+    return agreement.summary()
 
 
 def describe(metrics):
-    """Returns the metrics as text."""
+    """Returns metrics as text, such as `mean_iou 0.6510`."""
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

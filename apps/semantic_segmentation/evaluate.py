@@ -1,212 +1,209 @@
-"""Scores a model, whatever it is, on images it has not seen."""
+"""Scores a segmenter on images that it has not seen."""
 
-import json as json_module
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from apps.common import pictures, runs
-from apps.common.datasets import is_same
+from apps.common import figures, runs
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, training_config
-from apps.semantic_segmentation.config import CONFIGS, Config, class_color, class_name
-from apps.semantic_segmentation.data import VOID, decode_mask, load_split
-from apps.semantic_segmentation.metrics import Agreement
-from apps.semantic_segmentation.model import BATCH, load_model
+from apps.common.predictors import data_settings, in_batches
+from apps.semantic_segmentation.config import Config, class_color, class_name
+from apps.semantic_segmentation.data import decode_mask, load_split
+from apps.semantic_segmentation.metrics import Agreement, class_iou, confusion_matrix
+from apps.semantic_segmentation.signatures import BATCH_SIZE, load_model
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model answered, and how well that agrees with the right masks.
+    """The masks that a model predicted, and their agreement with the labels.
 
     Attributes:
-        answers: A PNG file of class numbers for each image.
+        masks: The predicted masks, as PNG files of class numbers.
         agreement: Of all images together.
-        image_iou: Mean IoU of each image alone, over the classes it shows.
-        seconds: Time to answer all images.
+        image_iou: The mean IoU of each image, over the classes in its labels.
+        seconds: The time for all answers.
     """
 
-    answers: list[bytes]
+    masks: list[bytes]
     agreement: Agreement
     image_iou: np.ndarray
     seconds: float
 
 
 def evaluate(
-    model, data=None, split="test", crf=False, json=False, pictures_folder=None
-):
-    """Prints mean IoU, pixel accuracy, boundary score, and the IoU of each class.
+    model: str,
+    data: str | None = None,
+    split: str = "test",
+    crf: bool = False,
+    figures_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Prints the metrics, draws the worst images and typical ones.
 
-    Draws the images on which the model does worst, and typical ones.
-
-    Args:
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        data: As in `Config.data`. Defaults to what the model was trained on.
-        split: `train`, `validation`, `test` or `all`.
-        crf: Whether to score the model's masks refined by its CRF too.
-        json: Whether to print one JSON object as the last line.
-        pictures_folder: Where to draw. Defaults to `evaluation` in a run directory,
-            and to `runs/semantic_segmentation/evaluation` for other models.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The metrics as plain numbers, by name.
+        The report: the metrics as plain numbers, by name.
 
     Raises:
         BadInput: The model or the data cannot be used, or they do not fit.
     """
     signatures = ("serving_default", "with_crf") if crf else ("serving_default",)
     predictors = [load_model(model, signature) for signature in signatures]
-    config = training_config(Config, model, data)
-    data = data and str(Path(data))
-    if data and not is_same(data, config.data):
-        published = {preset().data: preset() for preset in CONFIGS.values()}
-        named = (Path(data) / "classes.txt").exists()
-        foreign = replace(
-            config, data=data, held_out=None, classes=() if named else config.classes
-        )
-        config = published.get(data, foreign)
-    examples, classes = load_split(config, split)
-    scores = [score(predictor, examples, classes) for predictor in predictors]
-    report = summarize(scores, classes)
+    config, is_other_data, held_out = data_settings(Config, model, data)
+    examples = load_split(config, split, is_other_data, held_out)
+    scores = [score(predictor, examples) for predictor in predictors]
+    report = summarize(scores, examples.classes)
     print_report(report)
 
-    folder = pictures_folder or runs.evaluation_folder(model, "semantic_segmentation")
-    draw(scores, examples, classes, folder)
-    print(f"pictures: {folder}")
-    if json:
-        print(json_module.dumps(report, ensure_ascii=False))
+    folder = figures_folder or runs.evaluation_folder(model, "semantic_segmentation")
+    draw(scores, examples, folder)
+    print(f"figures: {folder}")
     return report
 
 
-def score(predictor, examples, classes):
-    """Asks the model about every image.
+def score(predictor, examples):
+    """Runs a model on every image and compares its masks with the labels.
 
     Args:
-        predictor: A function from encoded images to `mask_bytes`, `classes` and
-            `shares`.
+        predictor: A function from encoded images to `mask_bytes` and `classes`.
         examples: `data.Examples`.
-        classes: The classes that the right masks have, as in `Config.classes`.
+
+    Returns:
+        `Scores`.
 
     Raises:
         BadInput: The model has other classes than the data.
     """
     seconds = []
 
-    def timed(encoded_images):
+    def timed_predictor(encoded_images):
         start = time.perf_counter()
         answers = predictor(encoded_images)
         seconds.append(time.perf_counter() - start)
         return answers
 
-    first = range(min(BATCH, len(examples)))
-    predictor([examples.image_bytes(i) for i in first])  # The first call traces.
     encoded_images = map(examples.image_bytes, range(len(examples)))
     progress = tqdm(encoded_images, total=len(examples), unit="image")
-    answers = in_batches(timed, progress, BATCH)
+    first_batch = range(min(BATCH_SIZE, len(examples)))
+    predictor([examples.image_bytes(i) for i in first_batch])  # Traces the graph.
+    answers = in_batches(timed_predictor, progress, BATCH_SIZE)
+    check_classes(answers["classes"], examples.classes)
 
-    names = [class_name(line).encode() for line in classes]
-    known = [set(column) - {b""} for column in answers["classes"].T]
-    if len(known) != len(names) or any(
-        answered - {name} for answered, name in zip(known, names, strict=True)
-    ):
-        raise BadInput(
-            f"the data has the {len(names)} classes {b', '.join(names).decode()}, but "
-            f"the model knows {len(known)}, not all of the same names; evaluate on the "
-            "classes it was trained on"
-        )
-    total = Agreement(len(classes), VOID)
+    num_classes = len(examples.classes)
+    agreement = Agreement(num_classes)
     image_iou = []
-    for i, answer in enumerate(answers["mask_bytes"]):
-        mask, answered = examples.mask(i), decode_mask(answer)
-        total.add(mask, answered)
-        alone = Agreement(len(classes), VOID)
-        alone.everywhere.update_state(mask, answered)
-        shown = np.unique(mask[mask != VOID])
-        image_iou.append(alone.class_iou[shown].mean() if len(shown) else 1.0)
-    return Scores(list(answers["mask_bytes"]), total, np.array(image_iou), sum(seconds))
+    for i, mask_bytes in enumerate(answers["mask_bytes"]):
+        mask, prediction = examples.mask(i), decode_mask(mask_bytes)
+        agreement.add(mask, prediction)
+        confusion = confusion_matrix(mask, prediction, num_classes)
+        is_labelled = confusion.any(axis=1)
+        iou = class_iou(confusion)[is_labelled]
+        image_iou.append(iou.mean() if is_labelled.any() else 1.0)
+    masks = list(answers["mask_bytes"])
+    return Scores(masks, agreement, np.array(image_iou), sum(seconds))
+
+
+def check_classes(answered, classes):
+    """Checks that a model has the classes of the data.
+
+    Args:
+        answered: The `classes` of its answers, `(images, classes)`.
+        classes: As in `Config.classes`.
+
+    Raises:
+        BadInput: It has others.
+    """
+    names = [class_name(entry).encode() for entry in classes]
+    known = [set(column) - {b""} for column in answered.T]
+    if len(known) != len(names):
+        problem = f"the model knows {len(known)}"
+    elif any(found - {name} for found, name in zip(known, names, strict=True)):
+        problem = "the model knows others"
+    else:
+        return
+    raise BadInput(
+        f"the data has the {len(names)} classes {b', '.join(names).decode()}, but "
+        f"{problem}; evaluate on the classes it was trained on"
+    )
 
 
 def summarize(scores, classes):
-    """Returns the metrics as plain numbers, by name; those with CRF end in `_crf`.
+    """Returns the metrics as plain numbers, by name; those with the CRF end in `_crf`.
 
     Args:
         scores: The `Scores` without the CRF, and optionally those with it.
-        classes: The classes, as in `Config.classes`.
+        classes: As in `Config.classes`.
     """
-    plain = scores[0]
-    counts = plain.agreement.everywhere.total_cm.numpy().sum(axis=1)
+    plain, *refined = scores
+    num_pixels = plain.agreement.confusion.sum(axis=1)
     report = {
         **plain.agreement.summary(),
-        "examples": len(plain.answers),
+        "examples": len(plain.masks),
         "seconds": round(plain.seconds, 2),
         "classes": {
-            class_name(line): {
-                "iou": float(iou) if np.isfinite(iou) else None,
-                "share": float(count / counts.sum()),
-            }
-            for line, iou, count in zip(
-                classes, plain.agreement.class_iou, counts, strict=True
+            class_name(entry): {"pixel_fraction": float(fraction)}
+            for entry, fraction in zip(
+                classes, num_pixels / num_pixels.sum(), strict=True
             )
         },
     }
-    if len(scores) > 1:
-        refined = scores[1]
-        for name, value in refined.agreement.summary().items():
+    for each in refined:
+        for name, value in each.agreement.summary().items():
             report[f"{name}_crf"] = value
-        extra = (refined.seconds - plain.seconds) / len(plain.answers)
-        report["crf_milliseconds"] = round(1000 * extra, 1)
-        for line, iou in zip(classes, refined.agreement.class_iou, strict=True):
-            row = report["classes"][class_name(line)]
-            row["iou_crf"] = float(iou) if np.isfinite(iou) else None
+        extra_seconds = (each.seconds - plain.seconds) / len(plain.masks)
+        report["crf_milliseconds"] = round(1000 * extra_seconds, 1)
+    for name, each in zip(("iou", "iou_crf"), scores, strict=False):
+        iou = class_iou(each.agreement.confusion)
+        for row, value in zip(report["classes"].values(), iou, strict=True):
+            row[name] = float(value) if np.isfinite(value) else None
     return report
 
 
 def print_report(report):
     """Prints the metrics as tables."""
-    columns = ["iou", "iou_crf"] if "mean_iou_crf" in report else ["iou"]
+    has_crf = "mean_iou_crf" in report
+    headings = {"iou": "IoU", "iou_crf": "with CRF"} if has_crf else {"iou": "IoU"}
     width = max(len(name) for name in ["class", *report["classes"]])
-    heads = {"iou": "IoU", "iou_crf": "with CRF"}
-    print(
-        f"{'class':{width}}  " + "".join(f"{heads[c]:>9}" for c in columns) + "  share"
-    )
+    columns = "".join(f"{heading:>9}" for heading in headings.values())
+    print(f"{'class':{width}}  {columns}  pixels")
     for name, row in report["classes"].items():
-        values = "".join(
-            f"{'–' if row[column] is None else format(row[column], '.3f'):>9}"
-            for column in columns
-        )
-        print(f"{name:{width}}  {values}  {row['share']:.4f}")
+        values = [row[column] for column in headings]
+        columns = "".join("        –" if v is None else f"{v:9.3f}" for v in values)
+        print(f"{name:{width}}  {columns}  {row['pixel_fraction']:6.1%}")
     for name in ("mean_iou", "pixel_accuracy", "boundary_score"):
         line = f"{name.replace('_', ' ').replace('iou', 'IoU'):15} {report[name]:.4f}"
-        if f"{name}_crf" in report:
+        if has_crf:
             line += f"  with CRF {report[f'{name}_crf']:.4f}"
         print(line)
-    rate = 1000 * report["seconds"] / report["examples"]
-    line = f"{report['examples']} images, {rate:.0f} ms each"
-    if "crf_milliseconds" in report:
+    milliseconds = 1000 * report["seconds"] / report["examples"]
+    line = f"{report['examples']} images, {milliseconds:.0f} ms each"
+    if has_crf:
         line += f"; the CRF takes {report['crf_milliseconds']:.0f} ms more"
     print(line)
 
 
-def draw(scores, examples, classes, folder, number=4):
-    """Draws the worst and the typical images: photograph, right mask, answers."""
+def draw(scores, examples, folder, num_images=4):
+    """Draws the worst images and typical ones: image, labels, predicted masks."""
     order = np.argsort(scores[0].image_iou)
-    middle = max(0, len(order) // 2 - number // 2)
+    middle = max(0, len(order) // 2 - num_images // 2)
     chosen = {
-        "worst": order[:number],
-        "typical": order[middle : middle + number],
+        "worst": order[:num_images],
+        "typical": order[middle : middle + num_images],
     }
-    colors = pictures.class_colors([class_color(line) for line in classes])
-    titles = ["image", "right", "answer", "with CRF"][: 2 + len(scores)]
-    legend = list(zip(map(class_name, classes), colors, strict=True))
+    colors = figures.class_colors([class_color(each) for each in examples.classes])
+    titles = ["image", "labels", "prediction", "with CRF"][: 2 + len(scores)]
+    legend = list(zip(map(class_name, examples.classes), colors, strict=True))
     for name, indices in chosen.items():
         rows = []
         for i in indices:
             image = examples.image_bytes(i)
-            masks = [examples.mask(i), *(decode_mask(s.answers[i]) for s in scores)]
-            drawn = [pictures.overlay(image, mask, colors) for mask in masks]
+            predictions = [decode_mask(each.masks[i]) for each in scores]
+            masks = [examples.mask(i), *predictions]
+            overlays = [figures.overlay(image, mask, colors) for mask in masks]
             text = f"{examples.names[i]}\nIoU {scores[0].image_iou[i]:.2f}"
-            rows.append((text, [pictures.thumbnail(image), *drawn]))
-        pictures.draw_rows(rows, folder / f"{name}.png", titles, legend)
+            rows.append((text, [figures.thumbnail(image), *overlays]))
+        figures.draw_rows(rows, folder / f"{name}.png", titles, legend)

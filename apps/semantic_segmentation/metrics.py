@@ -1,81 +1,103 @@
-"""How well masks agree, counted over a whole data set."""
+"""Metrics of predicted masks, counted over a whole data set."""
 
-import keras
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-BAND_PIXELS = 5
+from apps.semantic_segmentation.config import VOID
+
+BAND_PIXELS = 5  # Half the width of the bands along boundaries.
 
 
 class Agreement:
-    """Counts how often each class was taken for which, everywhere and at boundaries.
+    """Confusion matrices of all images, everywhere and near boundaries.
 
     Args:
         num_classes: Number of classes.
-        void: Number in the right masks of pixels that do not count.
+
+    Attributes:
+        confusion: The confusion matrix of all labelled pixels, from `confusion_matrix`.
+        boundary_confusion: That of the pixels near a boundary between two classes.
     """
 
-    def __init__(self, num_classes, void=255):
-        self.void = void
-        self.everywhere = keras.metrics.MeanIoU(num_classes, ignore_class=void)
-        self.boundaries = keras.metrics.MeanIoU(num_classes, ignore_class=void)
+    def __init__(self, num_classes):
+        self.confusion = np.zeros((num_classes, num_classes), int)
+        self.boundary_confusion = np.zeros((num_classes, num_classes), int)
 
-    def add(self, mask, answer):
+    def add(self, mask, prediction):
         """Counts the pixels of one image.
 
         Args:
-            mask: The right classes, uint8 `(height, width)`.
-            answer: The model's classes, of the same shape.
+            mask: The labels, uint8 `(height, width)`.
+            prediction: The predicted classes, uint8 `(height, width)`.
         """
-        self.everywhere.update_state(mask, answer)
-        band = boundary_band(mask, self.void)
-        self.boundaries.update_state(np.where(band, mask, self.void), answer)
-
-    @property
-    def class_iou(self):
-        """Intersection over union of each class, NaN where it never occurs."""
-        counts = self.everywhere.total_cm.numpy()
-        right = np.diag(counts)
-        with np.errstate(invalid="ignore"):
-            return right / (counts.sum(0) + counts.sum(1) - right)
+        num_classes = len(self.confusion)
+        self.confusion += confusion_matrix(mask, prediction, num_classes)
+        near = np.where(boundary_band(mask), mask, VOID)
+        self.boundary_confusion += confusion_matrix(near, prediction, num_classes)
 
     def summary(self):
         """Returns `mean_iou`, `pixel_accuracy` and `boundary_score`.
 
-        The last is the mean IoU within 5 pixels of the boundaries between classes, as
-        in [Krähenbühl and Koltun, 2011](https://arxiv.org/abs/1210.5644), section 5;
-        it is 1 where there are no boundaries.
+        The boundary score is the mean IoU within 5 pixels of the boundaries between
+        classes, or 1 if there are none.
+
+        Reference:
+            [Krähenbühl and Koltun, 2011](https://arxiv.org/abs/1210.5644), section 5
         """
-        counts, near = self.everywhere.total_cm.numpy(), self.boundaries
+        has_boundaries = self.boundary_confusion.any()
+        boundary_iou = class_iou(self.boundary_confusion) if has_boundaries else 1.0
         return {
-            "mean_iou": float(self.everywhere.result()),
-            "pixel_accuracy": float(np.trace(counts) / counts.sum()),
-            "boundary_score": float(near.result()) if np.any(near.total_cm) else 1.0,
+            "mean_iou": float(np.nanmean(class_iou(self.confusion))),
+            "pixel_accuracy": float(np.trace(self.confusion) / self.confusion.sum()),
+            "boundary_score": float(np.nanmean(boundary_iou)),
         }
 
 
-def boundary_band(mask, void=255, width=BAND_PIXELS):
+def confusion_matrix(mask, prediction, num_classes):
+    """Counts the labelled pixels of each class (rows) by predicted class (columns).
+
+    Args:
+        mask: The labels, uint8 `(height, width)`.
+        prediction: The predicted classes, uint8 `(height, width)`.
+        num_classes: Number of classes.
+
+    Returns:
+        int `(num_classes, num_classes)`.
+    """
+    labelled = mask != VOID
+    shape = (num_classes, num_classes)
+    pairs = np.ravel_multi_index((mask[labelled], prediction[labelled]), shape)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(shape)
+
+
+def class_iou(confusion):
+    """Returns the intersection over union of each class; NaN if it never occurs.
+
+    Args:
+        confusion: From `confusion_matrix`.
+    """
+    intersection = np.diag(confusion)
+    with np.errstate(invalid="ignore"):
+        return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
+
+
+def boundary_band(mask, width=BAND_PIXELS):
     """Marks the pixels near a boundary between two classes.
 
     Args:
-        mask: Class numbers, `(height, width)`.
-        void: Number of pixels that have no class, and hence no boundary.
-        width: How near, in pixels.
+        mask: Class numbers, `(height, width)`. Unlabelled pixels have no boundaries.
+        width: Pixels closer to a boundary than this are near it.
 
     Returns:
         A boolean array of the same shape.
     """
-    labelled = mask != void
-    edge = np.zeros(mask.shape, bool)
-    for axis in (0, 1):
-        first = [slice(None)] * 2
-        second = [slice(None)] * 2
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        first, second = tuple(first), tuple(second)
-        differs = mask[first] != mask[second]
-        differs &= labelled[first] & labelled[second]
-        edge[first] |= differs
-        edge[second] |= differs
-    if not edge.any():
-        return edge
-    return distance_transform_edt(~edge) < width
+    is_boundary = np.zeros(mask.shape, bool)
+    # The first pair compares neighbouring rows, the transposed one columns.
+    for labels, marks in ((mask, is_boundary), (mask.T, is_boundary.T)):
+        differs = labels[:-1] != labels[1:]
+        differs &= (labels[:-1] != VOID) & (labels[1:] != VOID)
+        marks[:-1] |= differs
+        marks[1:] |= differs
+    if not is_boundary.any():
+        return is_boundary
+    return distance_transform_edt(~is_boundary) < width

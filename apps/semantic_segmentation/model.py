@@ -1,20 +1,11 @@
-"""From images to a class for every pixel, and from encoded images to masks."""
-
-import dataclasses
-import json
-from pathlib import Path
+"""Networks that label every pixel, and the CRF that refines their logits."""
 
 import keras
-import tensorflow as tf
 
 import layers
-from apps.common import backbones, images, runs
-from apps.common.predictors import load_predictor
-from apps.semantic_segmentation.config import CRF_SETTINGS, Config, class_name
+from apps.common import backbones
 
-CRF_WEIGHTS = ["appearance", "smoothness", "support"]  # Variables of the CRF.
-BATCH = 8  # Images that a model is asked about at once.
-# Layers of each encoder whose features decoders read, by stride.
+# Layers of each backbone whose outputs the decoders use, by stride.
 FEATURES = {
     "MobileNetV2": {
         4: "block_3_expand_relu",
@@ -26,77 +17,76 @@ FEATURES = {
 }
 
 
-def build_model(
-    num_classes,
-    model="deeplab",
-    backbone="MobileNetV2",
-    weights="imagenet",
-    dropout=0.1,
-):
-    """Builds a network that labels every pixel.
+def build_model(*, num_classes, architecture, backbone, weights, dropout):
+    """Builds a segmentation network.
 
     Args:
         num_classes: Number of classes.
-        model: `deeplab` or `fcn`.
+        architecture: `deeplab` or `fcn`.
         backbone: `MobileNetV2` or `small_resnet`.
-        weights: `imagenet`, the path of a weights file, or None for random weights.
-        dropout: Share of the features dropped before the decoder.
+        weights: Weights of the backbone: `imagenet`, the path of a weights file, or
+            None for random weights.
+        dropout: Dropout rate before the decoder.
 
     Returns:
-        A model from `images`, float32 `(batch, height, width, 3)` from 0 to 255 with
-        multiples of 32 as height and width, to `logits`, float32 `(batch, height,
-        width, num_classes)`.
+        A model from `images`, float32 `(batch, height, width, 3)` from 0 to 255, to
+        `logits`, float32 `(batch, height, width, num_classes)`. Height and width must
+        be multiples of 32.
 
     Raises:
         BadInput: The weights are missing or do not fit.
     """
     inputs = keras.Input((None, None, 3), name="images")
-    preprocess, encoder = load_encoder(backbone, weights, atrous=model == "deeplab")
-    decode = deeplab_decoder if model == "deeplab" else fcn_decoder
+    preprocess, encoder = build_encoder(
+        backbone=backbone, weights=weights, atrous=architecture == "deeplab"
+    )
+    decode = decode_deeplab if architecture == "deeplab" else decode_fcn
     x = decode(encoder(preprocess(inputs)), num_classes, dropout)
     x = keras.layers.UpSampling2D(
         min(FEATURES[backbone]), interpolation="bilinear", name="full"
     )(x)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
-    return keras.Model(inputs, logits, name=model)
+    return keras.Model(inputs, logits, name=architecture)
 
 
-def load_encoder(name, weights, atrous):
-    """Returns the preprocessing, and a model that gives features of several strides.
+def build_encoder(*, backbone, weights, atrous):
+    """Returns the preprocessing of a backbone, and the backbone as an encoder.
 
     Args:
-        name: `MobileNetV2` or `small_resnet`.
+        backbone: As for `build_model`.
         weights: As for `build_model`.
-        atrous: Whether the deepest features of MobileNetV2 have stride 16 instead of
-            32, by dilated convolutions that see as far.
+        atrous: Whether to replace the last stride of MobileNetV2 by dilated
+            convolutions, so that its deepest features have stride 16 instead of 32.
 
     Returns:
-        A function of pixels, and a model whose outputs halve the resolution each.
+        A function of images, and a model with several feature maps as outputs. Each has
+        half the resolution of the one before.
     """
-    taken = FEATURES[name]
-    if name == "small_resnet":
+    shape = (None, None, 3)
+    names = FEATURES[backbone]
+    if backbone == "small_resnet":
         preprocess, encoder = backbones.small_resnet(
-            (None, None, 3), weights, filters=(16, 32, 64, 128)
+            shape, weights, filters=(16, 32, 64, 128)
         )
     else:
-        preprocess, encoder = backbones.load_backbone(name, (None, None, 3), weights)
+        preprocess, encoder = backbones.load_backbone(backbone, shape, weights)
         if atrous:
             encoder = dilate(encoder)
-            taken = {4: taken[4], 8: taken[8], 16: taken[32]}
-    outputs = [encoder.get_layer(layer).output for layer in taken.values()]
+            names = {4: names[4], 8: names[8], 16: names[32]}
+    outputs = [encoder.get_layer(name).output for name in names.values()]
     return preprocess, keras.Model(encoder.input, outputs, name="backbone")
 
 
 def dilate(mobilenet):
     """Returns a MobileNetV2 whose last stage has stride 16 instead of 32.
 
-    Its first depthwise convolution loses its stride, the following ones look twice as
-    far; all weights stay.
+    The first depthwise convolution of that stage has stride 1 instead of 2, and those
+    after it are dilated by 2. The weights stay the same.
 
     Reference:
         [Chen et al., 2017](https://arxiv.org/abs/1606.00915), section 3.1
     """
-    followers = {f"block_{block}_depthwise" for block in (14, 15, 16)}
+    dilated_names = {f"block_{block}_depthwise" for block in (14, 15, 16)}
 
     def clone(layer):
         settings = layer.get_config()
@@ -104,7 +94,7 @@ def dilate(mobilenet):
             settings["padding"] = ((0, 0), (0, 0))
         elif layer.name == "block_13_depthwise":
             settings.update(strides=(1, 1), padding="same")
-        elif layer.name in followers:
+        elif layer.name in dilated_names:
             settings["dilation_rate"] = (2, 2)
         return type(layer).from_config(settings)
 
@@ -113,21 +103,23 @@ def dilate(mobilenet):
     return dilated
 
 
-def deeplab_decoder(features, num_classes, dropout, filters=(96, 128, 256)):
-    """Pools context at several scales, then sharpens it by finer features.
+def decode_deeplab(features, num_classes, dropout, filters=(96, 128, 256)):
+    """Applies the decoder of DeepLab v3+: a pyramid, refined by finer features.
+
+    Unlike the paper's, this decoder uses both finer feature maps, which helps with thin
+    objects.
 
     Args:
-        features: Three feature maps, each of half the resolution of the one before.
-        num_classes: Channels of the result.
-        dropout: Share of the pooled features dropped.
+        features: Three feature maps, each with half the resolution of the one before.
+        num_classes: Number of classes.
+        dropout: Dropout rate of the pyramid.
         filters: Channels at each of the resolutions.
 
     Returns:
         Class scores at the resolution of the first feature map.
 
     Reference:
-        [Chen et al., 2018](https://arxiv.org/abs/1802.02611), figure 2; unlike there,
-        both finer resolutions are used, which helps thin objects
+        [Chen et al., 2018](https://arxiv.org/abs/1802.02611), figure 2
     """
     *finer_maps, deepest = features
     x = layers.AtrousSpatialPyramidPooling(
@@ -141,13 +133,13 @@ def deeplab_decoder(features, num_classes, dropout, filters=(96, 128, 256)):
     return keras.layers.Conv2D(num_classes, 1, name="scores")(x)
 
 
-def fcn_decoder(features, num_classes, dropout):
-    """Scores the three deepest feature maps and adds the scores, the coarsest first.
+def decode_fcn(features, num_classes, dropout):
+    """Applies the decoder of FCN-8s: adds the scores of the three deepest features.
 
     Args:
-        features: Feature maps, each of half the resolution of the one before.
-        num_classes: Channels of the result.
-        dropout: Share of the deepest features dropped.
+        features: Feature maps, each with half the resolution of the one before.
+        num_classes: Number of classes.
+        dropout: Dropout rate of the deepest features.
 
     Returns:
         Class scores at the resolution of the first feature map.
@@ -171,7 +163,7 @@ def fcn_decoder(features, num_classes, dropout):
 
 
 def convolve(x, filters, size, name):
-    """Convolves, normalizes and rectifies."""
+    """Applies a convolution, batch normalization and ReLU."""
     x = keras.layers.Conv2D(
         filters,
         size,
@@ -180,24 +172,25 @@ def convolve(x, filters, size, name):
         kernel_initializer="he_normal",
         name=name,
     )(x)
-    # Small data sets have too few steps for Keras' default momentum of 0.99.
+    # Keras' default momentum of 0.99 is too slow for the few steps of small data sets.
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_normalization")(x)
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def make_crf(config, **changes):
-    """Returns the CRF that a configuration describes.
+def build_crf(*, num_classes, **settings):
+    """Builds a CRF that refines logits.
 
     Args:
-        config: A `Config`.
-        **changes: Other arguments of `layers.DenseCRF`.
+        num_classes: Number of classes.
+        **settings: Arguments of `layers.DenseCRF`, such as from `config.crf_settings`.
     """
-    settings = {name: getattr(config, name) for name in CRF_SETTINGS}
-    return layers.DenseCRF(**{**settings, **changes}, dtype="float32", name="crf")
+    crf = layers.DenseCRF(**{"name": "crf", "dtype": "float32", **settings})
+    crf.build([(None, None, None, num_classes), (None, None, None, 3)])
+    return crf
 
 
 def add_crf(model, crf):
-    """Returns a model whose logits are refined by the CRF, to train both together.
+    """Returns a model whose logits the CRF refines, to train both end to end.
 
     Reference:
         [Zheng et al., 2015](https://arxiv.org/abs/1502.03240)
@@ -205,178 +198,9 @@ def add_crf(model, crf):
     return keras.Model(model.input, crf([model.output, model.input]), name="with_crf")
 
 
-class Segmenter:
-    """The model as its users meet it: encoded images in, masks out.
-
-    Its functions `serving_default`, `with_crf` and `tensors` are the signatures of the
-    exported model.
-
-    Args:
-        network: A trained model from `build_model`.
-        crf: A `layers.DenseCRF` that refines its logits.
-        image_size: Height and width of the network's input, as in `Config`.
-        classes: Names of the classes, in order, each optionally with a colour.
-        trained_crf: Whether the CRF was trained together with the network.
-    """
-
-    def __init__(self, network, crf, image_size, classes, trained_crf=False):
-        self.network = network
-        self.crf = crf
-        self.trained_crf = trained_crf
-        self.image_size = tuple(image_size)
-        self.classes = classes
-        self.class_names = tf.constant([class_name(line) for line in classes])
-        encoded = [tf.TensorSpec([None], tf.string, name="image_bytes")]
-        self.serving_default = tf.function(
-            lambda image_bytes: self._segment(image_bytes, refine=False),
-            input_signature=encoded,
-        )
-        self.with_crf = tf.function(
-            lambda image_bytes: self._segment(image_bytes, refine=True),
-            input_signature=encoded,
-        )
-        self.tensors = tf.function(
-            lambda images: {"scores": tf.nn.softmax(network(images, training=False))},
-            input_signature=[tf.TensorSpec([None, *self.image_size, 3], name="images")],
-        )
-
-    def predictor(self, signature="serving_default"):
-        """Returns the function from a list of encoded images to named numpy arrays."""
-        segment = getattr(self, signature)
-
-        def predict(encoded_images):
-            answers = segment(tf.constant(encoded_images))
-            return {name: value.numpy() for name, value in answers.items()}
-
-        return predict
-
-    def _segment(self, image_bytes, refine):
-        """Segments encoded images of any size, `(batch,)`.
-
-        Returns:
-            `mask_bytes`, `(batch,)`: PNG files of class numbers, as large as the
-            images. `classes` and `shares`, both `(batch, classes)`: at the place of
-            each number, the name of the class if the mask contains it, otherwise
-            nothing, and its share of the pixels.
-        """
-
-        def prepare(encoded):
-            image = images.decode_image(encoded)
-            fitted, inner = images.fit_image(image, *self.image_size)
-            return fitted, tf.stack(inner), tf.shape(image)[:2]
-
-        def finish(each):
-            fitted, logits, inner, size = each
-            rows, columns = inner[0], inner[1]
-            logits = logits[:rows, :columns]
-            if refine:
-                logits = self.crf([logits[None], fitted[None, :rows, :columns]])[0]
-            mask = best_class(logits, size)
-            counts = tf.math.bincount(
-                tf.reshape(mask, [-1]),
-                minlength=len(self.classes),
-                maxlength=len(self.classes),
-            )
-            png = tf.io.encode_png(tf.cast(mask, tf.uint8))
-            return png, tf.cast(counts / tf.size(mask), tf.float32)
-
-        fitted, inner, size = tf.map_fn(
-            prepare,
-            image_bytes,
-            fn_output_signature=(
-                tf.TensorSpec([*self.image_size, 3]),
-                tf.TensorSpec([2], tf.int32),
-                tf.TensorSpec([2], tf.int32),
-            ),
-        )
-        logits = self.network(fitted, training=False)
-        mask_bytes, shares = tf.map_fn(
-            finish,
-            (fitted, logits, inner, size),
-            fn_output_signature=(
-                tf.TensorSpec([], tf.string),
-                tf.TensorSpec([len(self.classes)]),
-            ),
-            parallel_iterations=1,  # Each may be a large photograph.
-        )
-        names = tf.where(shares > 0, self.class_names, "")
-        return {"mask_bytes": mask_bytes, "classes": names, "shares": shares}
-
-
-def best_class(logits, size):
-    """Enlarges scores and returns the best class of every pixel.
-
-    Args:
-        logits: `(height, width, classes)`.
-        size: Height and width of the result in pixels.
-
-    Returns:
-        int32 `(*size, 1)`.
-    """
-    # Class by class: all of them at once would not fit for a large photograph.
-    channels = tf.split(logits, logits.shape[-1], axis=-1)
-    best = tf.image.resize(channels[0], size, antialias=True)
-    mask = tf.zeros_like(best, tf.int32)
-    for number, channel in enumerate(channels[1:], start=1):
-        channel = tf.image.resize(channel, size, antialias=True)
-        mask = tf.where(channel > best, number, mask)
-        best = tf.maximum(best, channel)
-    return mask
-
-
-def load_segmenter(run: Path, image_size=None):
-    """Returns the best model of a run as a `Segmenter` that computes in float32.
-
-    The network may look at larger images than it was trained on. The CRF has the
-    weights that it was trained to have, otherwise what a search over the run's
-    validation images found (`crf.json`), otherwise what the configuration says.
-
-    Args:
-        run: The run directory.
-        image_size: Height and width of the input. Defaults to those of the training.
-    """
-    config = runs.load_config(Config, run)
-    classes = json.loads((run / "classes.json").read_text())
-    model = keras.saving.load_model(run / "model.keras", compile=False)
-    trained_crf = "crf" in [layer.name for layer in model.layers]
-    if trained_crf:
-        crf = model.get_layer("crf")
-        model = keras.Model(model.input, model.get_layer("logits").output)
-    else:
-        if (run / "crf.json").exists():
-            found = json.loads((run / "crf.json").read_text())
-            config = dataclasses.replace(config, **found)
-        crf = make_crf(config)
-        crf.build([(None, None, None, len(classes)), (None, None, None, 3)])
-    if config.precision != "float32":
-        trained, keras_policy = model, keras.config.dtype_policy()
-        keras.config.set_dtype_policy("float32")
-        model = build_model(len(classes), config.model, config.backbone, weights=None)
-        model.set_weights(trained.get_weights())
-        keras.config.set_dtype_policy(keras_policy)
-    image_size = image_size or config.image_size
-    return Segmenter(model, crf, image_size, classes, trained_crf)
-
-
-def load_model(where, signature="serving_default", image_size=None):
-    """Returns the predictor of any model, with or without its CRF.
-
-    Args:
-        where: As `predictors.load_predictor` takes it.
-        signature: `serving_default` or `with_crf`.
-        image_size: Of a run, as for `load_segmenter`; others have theirs.
-    """
-    return load_predictor(
-        where,
-        lambda run: load_segmenter(run, image_size).predictor(signature),
-        signature,
-    )
-
-
-def windowed(crf):
-    """Returns the same CRF with the method for devices."""
-    twin = layers.DenseCRF.from_config({**crf.get_config(), "method": "windowed"})
-    classes = crf.support.shape[0]
-    twin.build([(None, None, None, classes), (None, None, None, 3)])
-    twin.set_weights(crf.get_weights())
-    return twin
+def to_windowed(crf):
+    """Returns a CRF with the same weights and the `windowed` method, for devices."""
+    settings = {**crf.get_config(), "method": "windowed"}
+    windowed = build_crf(num_classes=crf.support.shape[0], **settings)
+    windowed.set_weights(crf.get_weights())
+    return windowed

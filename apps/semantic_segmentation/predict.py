@@ -1,118 +1,117 @@
-"""Segments images: answers on the screen, and a picture of them."""
+"""Segments images: answers on the screen, and a figure of them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from apps.common import images, pictures
+from apps.common import datasets, figures, images
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, training_config
+from apps.common.predictors import data_settings, in_batches, training_record
 from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_split
-from apps.semantic_segmentation.model import BATCH, load_model
+from apps.semantic_segmentation.signatures import BATCH_SIZE, load_model
 
 
-def predict(inputs, model, crf=True, masks=None, picture=None):
-    """Prints which classes each image shows and draws them over it.
+def predict(
+    inputs: Sequence[Path], model: str, crf: bool, masks: Path | None, figure: Path
+) -> dict[str, np.ndarray]:
+    """Prints the classes in each image and draws the masks over it.
 
-    Args:
-        inputs: Paths of images. Without any, a few test images of the data that the
-            model was trained on.
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        crf: Whether to show the masks refined by the CRF beside the plain ones.
-        masks: A folder to write the masks to, PNG files of class numbers; the refined
-            ones if there are any.
-        picture: The PNG file to draw. Defaults to
-            `runs/semantic_segmentation/predictions.png`.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The answers: `mask_bytes`, `classes` and `shares`; the refined ones if there
-        are any.
+        The answers: `mask_bytes`, `classes` and `pixel_fractions`, refined by the CRF
+        if `crf` is true.
 
     Raises:
-        BadInput: The model or an image cannot be used.
+        BadInput: The model, an image or the folder for the masks cannot be used.
     """
     if inputs:
+        names = [str(path) for path in inputs]
         encoded_images = [images.read_image(path) for path in inputs]
     else:
-        inputs, encoded_images = some_test_images(model)
+        names, encoded_images = some_test_images(model)
     if masks:
-        files = [masks / f"{Path(path).stem}.png" for path in inputs]
-        taken = {Path(path).resolve() for path in inputs}
-        if len(set(files)) < len(files) or taken & {file.resolve() for file in files}:
-            raise BadInput(
-                f"--masks {masks}: a mask would replace an image, or another mask of "
-                "the same name; pass another folder, or fewer images"
-            )
-    titles = {"serving_default": "without CRF", "with_crf": "with CRF"}
-    if not crf:
-        del titles["with_crf"]
-    columns = []
-    for signature in titles:
-        predictor = load_model(model, signature)
-        columns.append(in_batches(predictor, encoded_images, BATCH))
+        mask_paths = name_masks(masks, names)
+    signatures = {"without CRF": "serving_default"}
+    if crf:
+        signatures["with CRF"] = "with_crf"
+    columns = [
+        in_batches(load_model(model, signature), encoded_images, BATCH_SIZE)
+        for signature in signatures.values()
+    ]
     answers = columns[-1]
 
-    for path, names, shares in zip(
-        inputs, answers["classes"], answers["shares"], strict=True
+    for name, class_names, fractions in zip(
+        names, answers["classes"], answers["pixel_fractions"], strict=True
     ):
         present = [
-            f"{names[i].decode()} {shares[i]:.1%}"
-            for i in np.argsort(-shares)
-            if names[i]
+            f"{class_names[i].decode()} {fractions[i]:.1%}"
+            for i in np.argsort(-fractions)
+            if class_names[i]
         ]
-        print(f"{path}: {', '.join(present)}")
+        print(f"{name}: {', '.join(present)}")
     if masks:
         masks.mkdir(parents=True, exist_ok=True)
-        for file, mask_bytes in zip(files, answers["mask_bytes"], strict=True):
-            file.write_bytes(mask_bytes)
+        for path, mask_bytes in zip(mask_paths, answers["mask_bytes"], strict=True):
+            path.write_bytes(mask_bytes)
         print(f"masks: {masks}")
 
-    names, colors = names_and_colors(model, answers["classes"])
+    classes = read_classes(model, answers["classes"])
+    colors = figures.class_colors([class_color(each) for each in classes])
     rows = []
     for i, encoded in enumerate(encoded_images):
-        drawn = [
-            pictures.overlay(encoded, decode_mask(column["mask_bytes"][i]), colors)
-            for column in columns
-        ]
-        rows.append((Path(inputs[i]).name, [pictures.thumbnail(encoded), *drawn]))
-    present = answers["classes"].astype(bool).any(axis=0)
-    legend = [
-        (name, color)
-        for name, color, shown in zip(names, colors, present, strict=True)
-        if shown
-    ]
-    picture = picture or Path("runs/semantic_segmentation/predictions.png")
-    pictures.draw_rows(rows, picture, ["image", *titles.values()], legend)
-    print(f"picture: {picture}")
+        predictions = [decode_mask(column["mask_bytes"][i]) for column in columns]
+        overlays = [figures.overlay(encoded, mask, colors) for mask in predictions]
+        rows.append((Path(names[i]).name, [figures.thumbnail(encoded), *overlays]))
+    is_present = (answers["classes"] != b"").any(axis=0)
+    legend = [(class_name(classes[i]), colors[i]) for i in np.flatnonzero(is_present)]
+    figures.draw_rows(rows, figure, ["image", *signatures], legend)
+    print(f"figure: {figure}")
     return answers
 
 
-def names_and_colors(model, answered):
-    """Returns the name and the colour of each class.
+def name_masks(folder, names):
+    """Returns the paths of the masks of images.
 
     Args:
-        model: Where the model is. A run, an export and a bundle tell the colours.
-        answered: The `classes` that it answered, from which other models' names come.
+        folder: The folder for the masks.
+        names: The paths of the images.
+
+    Raises:
+        BadInput: Two masks have the same path, or a mask has the path of an image.
     """
-    path = Path(model)
-    folder = path.parent if path.suffix == ".tflite" else path
-    if (path / "classes.json").exists():
-        classes = json.loads((path / "classes.json").read_text())
-    elif (folder.parent / "card.json").exists():
-        classes = json.loads((folder.parent / "card.json").read_text())["classes"]
-    else:
-        classes = [max(column).decode() for column in answered.T]
-    colors = pictures.class_colors([class_color(line) for line in classes])
-    return [class_name(line) for line in classes], colors
+    paths = [folder / f"{Path(name).stem}.png" for name in names]
+    image_paths = {Path(name).resolve() for name in names}
+    if len(set(paths)) < len(paths) or image_paths & {path.resolve() for path in paths}:
+        raise BadInput(
+            f"--masks {folder}: a mask would replace an image, or another mask of the "
+            "same name; pass another folder, or fewer images"
+        )
+    return paths
 
 
-def some_test_images(model, number=4):
+def read_classes(model, answered):
+    """Returns the classes of a model, with their colours if the model records them.
+
+    Args:
+        model: As `predictors.load_predictor` takes it.
+        answered: The `classes` of its answers. They name the classes of a served model,
+            which records nothing.
+    """
+    record = training_record(model)
+    if record is None:
+        return [max(column).decode() for column in answered.T]
+    if (record / "classes.json").exists():
+        return json.loads((record / "classes.json").read_text())
+    return json.loads((record / "card.json").read_text())["classes"]
+
+
+def some_test_images(model, num_images=4):
     """Returns the names and bytes of a few images that the model was not trained on."""
-    examples, _ = load_split(training_config(Config, model), "test")
-    step = max(1, len(examples) // number)
-    chosen = range(0, len(examples), step)[:number]
-    return [examples.names[i] for i in chosen], [
-        examples.image_bytes(i) for i in chosen
-    ]
+    config, _, held_out = data_settings(Config, model)
+    examples = load_split(config, "test", held_out=held_out)
+    examples = datasets.evenly(examples, num_images)
+    return examples.names, [examples.image_bytes(i) for i in range(len(examples))]

@@ -1,60 +1,60 @@
-"""Trains a segmenter: first its decoder, then all of it, then with the CRF.
+"""Trains a segmenter: first the decoder, then the backbone too, then the CRF.
 
 python -m apps.semantic_segmentation train camvid
 """
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from apps.common import backbones, pictures, runs, schedules
+from apps.common import backbones, figures, runs, schedules
 from apps.common.errors import BadInput
-from apps.semantic_segmentation.data import (
-    VOID,
-    count_pixels,
-    load_examples,
-    make_batches,
-)
-from apps.semantic_segmentation.model import (
-    CRF_WEIGHTS,
-    add_crf,
-    build_model,
-    make_crf,
-)
+from apps.semantic_segmentation.config import VOID, Config, crf_settings
+from apps.semantic_segmentation.data import count_pixels, load_examples, make_batches
+from apps.semantic_segmentation.model import add_crf, build_crf, build_model
+
+# Variables of the CRF, which do not decay.
+CRF_VARIABLES = ["appearance", "smoothness", "support"]
 
 
-def train(config, run: Path):
-    """Trains a model and leaves it in the run directory, as `runs` describes it.
+def train(config: Config, run: Path) -> dict[str, Any]:
+    """Trains a model into a run directory; resumes an interrupted training there.
 
     Args:
-        config: A `Config`.
-        run: The run directory; an interrupted training in it is continued.
+        config: The settings.
+        run: The run directory, as described in `runs`.
 
     Returns:
-        The summary of the training: best epoch, validation mean IoU and minutes.
+        The summary of `runs.finish`.
     """
     if summary := runs.finished(config, run):
         return summary
     keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(config.precision)
 
-    splits, classes = load_examples(config)
+    splits = load_examples(config, runs.read_held_out(run))
     batches = make_batches(splits["train"], config, training=True)
-    validation_batches = make_batches(splits["validation"], config)
-    if not len(splits["validation"]):
-        validation_batches = None
-    pixel_counts = count_pixels(splits["train"], len(classes))
+    validation_batches = None
+    if len(splits["validation"]):
+        validation_batches = make_batches(splits["validation"], config)
+    classes = splits["train"].classes
+    pixel_counts = count_pixels(splits["train"])
     if not pixel_counts.any():
         raise BadInput(
-            f"all pixels of the training masks in {config.data} are void; mend them, "
-            "or --void"
+            f"all pixels of the training masks in {config.data} are unlabelled; fix "
+            "the masks, or change --void"
         )
     weights = class_weights(pixel_counts, config.class_balance)
-    model = build_model(
-        len(classes), config.model, config.backbone, config.weights, config.dropout
-    )
-    runs.start(config, run)
+    with runs.dtype_policy(config.precision):
+        model = build_model(
+            num_classes=len(classes),
+            architecture=config.architecture,
+            backbone=config.backbone,
+            weights=config.weights,
+            dropout=config.dropout,
+        )
+    runs.start(config, run, splits.held_out)
     runs.write_json(run / "classes.json", classes)
 
     def fit(model, phase, learning_rate, first_epoch, epochs):
@@ -73,43 +73,47 @@ def train(config, run: Path):
         )
         return first_epoch + epochs
 
-    # Phase 1: the backbone is frozen, the decoder learns to read its features.
+    # Phase 1: train the decoder on a frozen backbone.
     epoch = 0
     if config.weights and config.head_epochs:
-        backbones.set_trainable(model.get_layer("backbone"), share=0)
+        backbones.set_trainable(model.get_layer("backbone"), fraction=0)
         epoch = fit(model, "head", config.head_learning_rate, epoch, config.head_epochs)
 
-    # Phase 2: the backbone learns too, slowly, so that it keeps what it knows.
+    # Phase 2: fine-tune the backbone too, slowly, so that it keeps its features.
     if config.weights:
-        backbones.set_trainable(model.get_layer("backbone"), config.fine_tune)
+        backbones.set_trainable(model.get_layer("backbone"), config.fine_tune_fraction)
     schedule = schedules.warm_up_and_decay(
         config.learning_rate, steps=len(batches) * config.epochs
     )
     epoch = fit(model, "fine_tuning", schedule, epoch, config.epochs)
 
-    # Phase 3: gradients pass through the CRF's iterations.
+    # Phase 3: train the network and the CRF end to end.
     if config.crf_epochs:
-        model = add_crf(model, make_crf(config))
+        crf = build_crf(num_classes=len(classes), **crf_settings(config))
+        with runs.dtype_policy(config.precision):
+            model = add_crf(model, crf)
         schedule = schedules.warm_up_and_decay(
             config.crf_learning_rate, steps=len(batches) * config.crf_epochs
         )
         fit(model, "crf", schedule, epoch, config.crf_epochs)
 
-    pictures.draw_curves(runs.read_history(run), run / "curves.png")
+    figures.draw_curves(runs.read_history(run), run / "curves.png")
     return runs.finish(run, "val_mean_iou", "max")
 
 
 def compile_model(model, class_weights, learning_rate, weight_decay):
-    """Compiles with the optimizer, the loss and the metric of all phases."""
-    num_classes = len(class_weights)
+    """Compiles the model with the optimizer, the loss and the metric of all phases."""
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=CRF_WEIGHTS)
+    optimizer.exclude_from_weight_decay(var_names=CRF_VARIABLES)
     model.compile(
         optimizer=optimizer,
         loss=balanced_cross_entropy(class_weights),
         metrics=[
             keras.metrics.MeanIoU(
-                num_classes, ignore_class=VOID, sparse_y_pred=False, name="mean_iou"
+                len(class_weights),
+                ignore_class=VOID,
+                sparse_y_pred=False,
+                name="mean_iou",
             )
         ],
         jit_compile=False,  # On CPUs, XLA's convolutions are several times slower.
@@ -117,14 +121,14 @@ def compile_model(model, class_weights, learning_rate, weight_decay):
 
 
 def balanced_cross_entropy(class_weights):
-    """Returns a loss in which every pixel counts as its class does, and void nothing.
+    """Returns a cross-entropy that weights pixels by class and ignores unlabelled ones.
 
     Args:
-        class_weights: The weight of each class.
+        class_weights: One weight per class.
 
     Returns:
-        A function of class numbers, int `(batch, height, width)`, and of logits,
-        `(batch, height, width, classes)`; it gives the mean over all weighted pixels.
+        A function of class numbers, int `(batch, height, width)`, and logits, float32
+        `(batch, height, width, classes)`. It returns the weighted mean over all pixels.
     """
     weights_by_number = np.zeros(VOID + 1, "float32")
     weights_by_number[: len(class_weights)] = class_weights
@@ -141,13 +145,14 @@ def balanced_cross_entropy(class_weights):
 
 
 def class_weights(pixel_counts, balance):
-    """Returns a weight per class: its frequency to the power of minus `balance`.
+    """Returns one weight per class: its frequency to the power of minus `balance`.
 
-    The mean weight of a pixel is 1. A class without pixels weighs nothing.
+    The weights are scaled so that the mean over all pixels is 1. Classes without pixels
+    get the weight 0.
 
     Args:
-        pixel_counts: How many pixels each class has.
-        balance: 0 leaves pixels alike, 1 makes classes weigh alike.
+        pixel_counts: Number of pixels of each class.
+        balance: 0 weights all pixels equally, 1 all classes.
     """
     frequencies = pixel_counts / pixel_counts.sum()
     weights = np.where(frequencies > 0, np.maximum(frequencies, 1e-12) ** -balance, 0.0)

@@ -1,28 +1,27 @@
-"""Classifies texts: answers on the screen, and a picture of what was attended to."""
+"""Classifies texts: answers on the screen, and a figure of the attention weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from apps.common import pictures
-from apps.common.predictors import in_batches, load_predictor, training_config
+import numpy as np
+
+from apps.common import datasets, figures
+from apps.common.predictors import data_settings, in_batches
 from apps.common.text import check_texts, read_texts
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_split
-from apps.sentiment_analysis.model import attended_pieces, load_classifier
+from apps.sentiment_analysis.signatures import load_model, tokens_with_attention
 
 
-def predict(texts, model, file=None, picture=None):
+def predict(
+    texts: Sequence[str], model: str, file: Path | None, figure: Path
+) -> dict[str, np.ndarray]:
     """Prints the classes of each text and draws the texts, shaded by attention.
 
-    Args:
-        texts: The texts. Without any, and without a file, a few test texts of the data
-            that the model was trained on.
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        file: A file with one text in each line; `-` reads standard input.
-        picture: The PNG file to draw. Defaults to
-            `runs/sentiment_analysis/predictions.png`.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The answers: `classes` and `scores`, both `(texts, classes)`, best first, and
+        The answers: `classes` and `scores`, both `(texts, classes)`, best first;
         `tokens` and `attention`, both `(texts, steps)`.
 
     Raises:
@@ -33,31 +32,28 @@ def predict(texts, model, file=None, picture=None):
     if file is not None:
         texts += read_texts(file)
     texts = texts or some_test_texts(model)
-    predictor = load_predictor(model, load_classifier)
-    answers = in_batches(predictor, texts)
+    answers = in_batches(load_model(model), texts)
     rows = []
-    for text, names, scores, attended in zip(
+    for text, classes, scores, tokens in zip(
         texts,
         answers["classes"],
         answers["scores"],
-        attended_pieces(answers),
+        tokens_with_attention(answers),
         strict=True,
     ):
-        ranked = [
-            f"{name.decode()} {score:.3f}"
-            for name, score in zip(names, scores, strict=True)
+        best = [
+            f"{each.decode()} {score:.3f}"
+            for each, score in zip(classes, scores, strict=True)
         ]
-        print(f"{', '.join(ranked)}: {text}")
-        rows.append((ranked[0], *attended))
-
-    picture = picture or Path("runs/sentiment_analysis/predictions.png")
-    pictures.draw_texts(rows, picture)
-    print(f"picture: {picture}")
+        print(f"{', '.join(best)}: {text}")
+        rows.append((best[0], *tokens))
+    figures.draw_texts(rows, figure)
+    print(f"figure: {figure}")
     return answers
 
 
-def some_test_texts(model, number=12):
+def some_test_texts(model, num_texts=12):
     """Returns a few texts that the model was not trained on."""
-    examples, _ = load_split(training_config(Config, model), "test")
-    step = max(1, len(examples) // number)
-    return examples.texts[::step][:number]
+    config, _, held_out = data_settings(Config, model)
+    examples = load_split(config, "test", held_out=held_out)
+    return datasets.evenly(examples, num_texts).texts

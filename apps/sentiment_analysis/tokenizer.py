@@ -1,37 +1,45 @@
-"""From text as people write it to the pieces that a model reads.
+"""From raw text to token ids: cleaning, normalization and SentencePiece.
 
-What people type is brought to one form in two steps, and nowhere else. `CLEANING`
-replaces what takes a pattern to find: links, user names, words run together. The
-SentencePiece model then replaces characters, by a table inside its own file: it folds
-case, writes emoji out as their names, decodes `&amp;` and `\\u2019`, shortens what is
-drawn out. The served graph contains both; a device applies the same patterns with
-Python's `re` and reads the same model file, so that both tokenize alike.
+Text is normalized in two steps. `CLEANING` replaces what needs a regular expression:
+links, user names and joined words. A table inside the SentencePiece model replaces
+characters: it lowers case, writes emoji as their names, decodes `&amp;` and `\\u2019`,
+and shortens repeated letters. The served graph contains both steps. A device applies
+the same expressions with Python's `re` and reads the same model file, so both produce
+the same tokens.
 """
 
 import html.entities
 import string
 import unicodedata
+from collections.abc import Iterable
 
 import keras_nlp
 import tensorflow as tf
 
 from apps.common.text import UNKNOWN, train_sentencepiece
 
-# Patterns and their replacements, which RE2 and Python's `re` understand alike.
+# Regular expressions and their replacements, the same for RE2 and for Python's `re`.
 CLEANING = (
     (r"[\x00-\x1f]+", " "),
     (r'""+', '"'),
-    (r'^[" ]+|[" ]+$', ""),  # Quotes around a whole text tell how it was stored.
+    (r'^[" ]+|[" ]+$', ""),  # Quotes around a whole text, left over from CSV.
     (r"(?i)https?://[!-~]+|www\.[!-~]+", " http "),
     (r"(^|[^A-Za-z0-9_.])@[A-Za-z0-9_]+", r"\1 user "),
     (r"([a-z])([A-Z])", r"\1 \2"),  # Hashtags: #HappyBirthday
 )
-# The longest run of a letter that is shortened; the format allows no more.
-DRAWN_OUT = 32
+# Longest run of a repeated letter that is shortened; SentencePiece allows no more.
+MAX_REPETITIONS = 32
+SPACES = ("Zs", "Zl", "Zp", "Cc")  # Unicode categories that become a space.
+EMOJI = (
+    range(0x2300, 0x2400),
+    range(0x2600, 0x27C0),
+    range(0x2B00, 0x2C00),
+    range(0x1F000, 0x20000),
+)
 
 
 class Tokenizer:
-    """Splits texts into pieces of words.
+    """Splits texts into subword tokens.
 
     Args:
         model: The content of a SentencePiece model file.
@@ -39,87 +47,88 @@ class Tokenizer:
 
     def __init__(self, model: bytes):
         self.model = model
-        self.pieces = keras_nlp.tokenizers.SentencePieceTokenizer(proto=model)
+        self.sentencepiece = keras_nlp.tokenizers.SentencePieceTokenizer(proto=model)
 
     def __len__(self):
-        """Returns the number of pieces it knows, padding included."""
-        return self.pieces.vocabulary_size()
+        """Returns the size of the vocabulary, padding included."""
+        return self.sentencepiece.vocabulary_size()
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def __call__(self, texts):
-        """Tokenizes texts; those that are too short for a piece become `UNKNOWN`.
+        """Tokenizes texts. A text without any token becomes `UNKNOWN`.
 
         Args:
-            texts: UTF-8 strings, `(batch,)`; what is not UTF-8 counts as a space.
+            texts: UTF-8 strings, `(batch,)`. Bytes that are not UTF-8 become spaces.
 
         Returns:
-            Numbers of pieces, a ragged int32 tensor `(batch, steps)`.
+            Token ids, a ragged int32 tensor `(batch, steps)`.
         """
-        tokens = self.pieces(clean(texts))
-        empty = tf.cast(tokens.row_lengths() == 0, tf.int64)
-        unknown = tf.fill([tf.reduce_sum(empty)], UNKNOWN)
-        return tf.concat([tokens, tf.RaggedTensor.from_row_lengths(unknown, empty)], 1)
+        token_ids = self.sentencepiece(clean(texts))
+        is_empty = tf.cast(token_ids.row_lengths() == 0, tf.int64)
+        unknown = tf.fill([tf.reduce_sum(is_empty)], UNKNOWN)
+        return tf.concat(
+            [token_ids, tf.RaggedTensor.from_row_lengths(unknown, is_empty)], 1
+        )
 
-    def vocabulary(self):
-        """Returns all pieces as strings; `▁` stands for the space before a word."""
-        return self.pieces.get_vocabulary()
+    def vocabulary(self) -> list[str]:
+        """Returns all tokens in the order of their ids; `▁` stands for a space."""
+        return self.sentencepiece.get_vocabulary()
 
 
-def clean(texts):
-    """Replaces links, user names and words run together, as `CLEANING` says."""
+def clean(texts: tf.Tensor) -> tf.Tensor:
+    """Replaces links, user names and joined words, as `CLEANING` lists them."""
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")
     for pattern, replacement in CLEANING:
         texts = tf.strings.regex_replace(texts, pattern, replacement)
     return texts
 
 
-def train_tokenizer(texts, vocabulary_size):
-    """Learns which pieces of words are worth a number of their own.
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """Trains a tokenizer.
 
     Args:
-        texts: UTF-8 strings to learn from.
-        vocabulary_size: The most pieces; little text yields fewer.
-
-    Returns:
-        The `Tokenizer`.
+        texts: The training texts.
+        vocabulary_size: Maximum number of tokens; few texts yield fewer.
 
     Raises:
         BadInput: The texts have no letters to learn from.
     """
     cleaned = [text.decode() for text in clean(tf.constant(texts)).numpy()]
-    model = train_sentencepiece(cleaned, vocabulary_size, normalization())
+    model = train_sentencepiece(cleaned, vocabulary_size, normalization_table())
     return Tokenizer(model)
 
 
-def normalization():
-    """Returns what characters and escapes become, for SentencePiece's table.
+def normalization_table() -> dict[str, str]:
+    """Returns the replacement of each character, HTML entity and JSON escape.
 
-    Characters take Unicode's compatible form and lower case; emoji become their names.
-
-    Returns:
-        Replacements by what they replace, strings both.
+    The SentencePiece model contains this table.
     """
-    codes = [*range(1, 0xD800), *range(0xE000, 0x20000)]  # Without halves of pairs.
+    codes = [*range(1, 0xD800), *range(0xE000, 0x20000)]  # All but surrogates.
     characters = {chr(code): normalize(chr(code)) for code in codes}
-    rules = dict(characters)
-    for character, target in characters.items():
+    table = dict(characters)
+    for character, replacement in characters.items():
         code = ord(character)
-        if "HANGUL" not in unicodedata.name(character, ""):  # They follow a rule.
-            rules[unicodedata.normalize("NFD", character)] = target
+        # Decomposed Hangul stays as it is: 11,172 syllables would swell the table.
+        if "HANGUL" not in unicodedata.name(character, ""):
+            table[unicodedata.normalize("NFD", character)] = replacement
         if code < 0x3000 or is_emoji(character):
             for escape in escapes(character):
-                rules[escape] = target
+                table[escape] = replacement
     for name, meaning in html.entities.html5.items():
         if name.endswith(";"):
-            rules["&" + name] = "".join(map(normalize, meaning))
+            table["&" + name] = "".join(map(normalize, meaning))
     for letter in string.ascii_letters + "!?":
-        for times in range(3, DRAWN_OUT + 1):
-            rules[letter * times] = 2 * letter.lower()
-    return {source: target for source, target in rules.items() if source != target}
+        for repetitions in range(3, MAX_REPETITIONS + 1):
+            table[letter * repetitions] = 2 * letter.lower()
+    return {
+        source: replacement
+        for source, replacement in table.items()
+        if source != replacement
+    }
 
 
-def escapes(character):
-    """Returns how HTML and JSON write a character when they must not show it."""
+def escapes(character: str) -> set[str]:
+    """Returns the numeric escapes of a character in HTML and JSON."""
     code = ord(character)
     units = character.encode("utf-16-be").hex(" ", 2).split()
     return {
@@ -132,14 +141,19 @@ def escapes(character):
     }
 
 
-def normalize(character):
-    """Returns what one character becomes."""
+def normalize(character: str) -> str:
+    """Returns the replacement of one character.
+
+    Compatible characters (NFKC) become one, letters become lower case, emoji become
+    their names.
+    """
     code = ord(character)
     category = unicodedata.category(character)
     if category in SPACES or character == "\N{REPLACEMENT CHARACTER}":
         return " "
+    # Joiners, variation selectors and skin tones.
     if category == "Cf" or 0xFE00 <= code < 0xFE10 or 0x1F3FB <= code < 0x1F400:
-        return ""  # Joiners, variants and skin tones.
+        return ""
     if is_emoji(character):
         return f" {unicodedata.name(character).lower().replace('-', ' ')} "
     if character in "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}":
@@ -150,17 +164,8 @@ def normalize(character):
     return unicodedata.normalize("NFKC", folded)
 
 
-def is_emoji(character):
-    """Returns whether a character is a picture with a name of its own."""
+def is_emoji(character: str) -> bool:
+    """Returns whether a character is an emoji or another symbol with a name."""
     return unicodedata.category(character) == "So" and any(
         ord(character) in block for block in EMOJI
     )
-
-
-SPACES = ("Zs", "Zl", "Zp", "Cc")  # Unicode's categories.
-EMOJI = (
-    range(0x2300, 0x2400),
-    range(0x2600, 0x27C0),
-    range(0x2B00, 0x2C00),
-    range(0x1F000, 0x20000),
-)

@@ -1,13 +1,12 @@
-"""Sentences and their translations, from wherever they are to batches."""
+"""Pairs of a sentence and its translation: from files to batches."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from num2words import CONVERTER_CLASSES, num2words
 
-from apps.common import cli, datasets
+from apps.common import datasets
 from apps.common.errors import BadInput
 from apps.common.text import (
     PADDING,
@@ -18,206 +17,184 @@ from apps.common.text import (
     read_table,
     split_files,
 )
+from apps.translation import embedded
 from apps.translation.tokenizer import END, START
 
-NUMBERS = 6000
-LARGEST_NUMBER = 1_000_000
-# Translations of one batch have lengths between two of these.
-BUCKETS = (*range(6, 40, 2), *range(40, 80, 5), *range(80, 400, 20))
+# Limits of the length buckets, in tokens. A batch holds translations of one bucket
+# only, so it has little padding.
+BUCKET_BOUNDARIES = (*range(6, 40, 2), *range(40, 80, 5), *range(80, 400, 20))
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Examples:
     """Sentences and their translations.
 
     Attributes:
-        sources: Strings.
-        targets: Strings.
+        sources: The sentences.
+        targets: Their translations.
     """
 
     sources: list[str]
     targets: list[str]
 
+    @property
+    def names(self):
+        """The sentences with their translations identify the examples."""
+        return list(map("\t".join, zip(self.sources, self.targets, strict=True)))
+
     def __len__(self):
         """Returns the number of pairs."""
         return len(self.sources)
 
-    def __getitem__(self, indices):
-        """Returns the pairs at these indices."""
-        return Pairs(
-            [self.sources[i] for i in indices], [self.targets[i] for i in indices]
-        )
 
-
-def load_pairs(config):
-    """Reads the pairs of a data set and splits them.
-
-    What the data has no split for is held out from the training pairs, as
-    `datasets.complete_splits` describes.
+def load_examples(config, held_out=None):
+    """Reads the pairs of a data set and completes its splits.
 
     Args:
         config: A `Config`.
+        held_out: As for `datasets.complete_splits`.
 
     Returns:
-        The `Pairs` of `train`, `validation`, `test`, and of a folder's further files by
-        their names.
+        `datasets.Splits` of `Examples`. Other files of a folder are splits of their own
+        names.
 
     Raises:
         BadInput: The data cannot be used.
     """
-    if config.target_data and not _is_text_file(config):
+    path = Path(config.data)
+    is_named = config.data == "numbers" or config.data.startswith("tfds:")
+    is_table = path.name.lower().endswith(TABLE_ENDINGS)
+    if config.target_data and (is_named or is_table or path.is_dir()):
         raise BadInput(
-            f"--target-data {config.target_data} belongs to a text file, and --data "
-            f"{config.data} is none; leave it out, or name the file"
+            f"--target-data {config.target_data} belongs to a text file, but --data "
+            f"{config.data} is none; leave it out, or name the text file"
         )
     if config.data == "numbers":
-        tables = {"train": make_numbers(config.source_column, config.target_column)}
+        columns = config.source_column, config.target_column
+        pairs = {"train": embedded.numbers(*columns)}
     elif config.data.startswith("tfds:"):
-        tables = _tensorflow_dataset(config)
-    elif Path(config.data).is_dir():
-        tables = _folder(config)
+        pairs = _tensorflow_dataset(config)
+    elif path.is_dir():
+        pairs = _folder(config)
     else:
-        tables = {"train": read_pairs(config)}
-    splits = {split: _pairs(rows) for split, rows in tables.items()}
-    return datasets.complete_splits(
-        splits, config.validation_fraction, config.seed, config.data
-    )
+        pairs = {"train": read_pairs(config)}
+    splits = {split: _make_examples(each) for split, each in pairs.items()}
+    return datasets.complete_splits(splits, config, held_out)
 
 
-def _pairs(rows):
-    """Returns rows of a sentence and its translation as `Pairs`."""
-    return Pairs(*map(list, zip(*rows, strict=True)))
-
-
-def _is_text_file(config):
-    """Returns whether the data is, or ought to be, a file of lines."""
-    path = Path(config.data)
-    is_table = path.name.lower().endswith(TABLE_ENDINGS)
-    is_named = config.data == "numbers" or config.data.startswith("tfds:")
-    return not (is_named or is_table or path.is_dir())
-
-
-def load_split(config, split, foreign=False):
-    """Returns the pairs of one split.
+def load_split(config, split, is_other_data=False, held_out=None):
+    """Returns the `Examples` of one split.
 
     Args:
-        config: Says which data, and which of its columns.
-        split: `train`, `validation`, `test`, another file of the folder, such as
-            `test_2017_flickr`, or `all`, which joins the first three.
-        foreign: Whether it is other data than the model was trained on. Of that, a
-            single file is taken whole.
+        config: A `Config`.
+        split: As for `datasets.pick_split`, or another file of a folder, such as
+            `test_2017_flickr`.
+        is_other_data: Whether it is other data than the model was trained on. A single
+            file of such data is taken whole.
+        held_out: As for `datasets.complete_splits`.
 
     Raises:
-        BadInput: The data cannot be used, or has no such split.
+        BadInput: The data cannot be used.
     """
-    if foreign and (Path(config.data).is_file() or config.target_data):
-        return _pairs(read_pairs(config))
-    splits = load_pairs(config)
-    if split == "all":
-        parts = [splits[name] for name in datasets.SPLIT_NAMES]
-        return Pairs(
-            [source for part in parts for source in part.sources],
-            [target for part in parts for target in part.targets],
-        )
-    if split not in splits:
-        known = [*splits, "all"]
-        raise BadInput(
-            f"{config.data} has no split '{split}'{cli.closest(split, known)}"
-        )
-    return splits[split]
+    if is_other_data and (Path(config.data).is_file() or config.target_data):
+        return _make_examples(read_pairs(config))
+    return datasets.pick_split(load_examples(config, held_out), split, config.data)
 
 
-def make_batches(pairs, config, source_tokenizer, target_tokenizer, training=False):
-    """Returns batches of pairs whose translations are of similar lengths.
+def make_batches(examples, config, tokenizers, training=False):
+    """Returns batches of pairs whose translations have similar lengths.
 
     Args:
-        pairs: What to load.
-        config: Gives the batch size and how training varies the pieces.
-        source_tokenizer: The `Tokenizer` of the sentences.
-        target_tokenizer: The `Tokenizer` of their translations.
-        training: Whether to shuffle, to leave out long pairs, to vary how words are
-            split, and to hide pieces.
+        examples: The `Examples`.
+        config: Gives the batch size and the seed; for training also `max_tokens`,
+            `subword_sampling_alpha` and `token_dropout`.
+        tokenizers: The `Tokenizer`s of the source and of the target language.
+        training: Whether to shuffle, to leave out long pairs, to sample the
+            segmentation and to drop tokens.
 
     Returns:
-        A `tf.data.Dataset` of the pieces of sentences, `(batch, source_steps)`, and
-        of translations from `START` on, `(batch, steps)`; the pieces to be written,
-        `(batch, steps)`; and their weights, likewise, 0 where there is only padding.
+        A `tf.data.Dataset` of three parts. The inputs of the model: source token ids,
+        `(batch, source_steps)`, and the target token ids before each step,
+        `(batch, steps)`, which begin with `START`. The labels: target token ids,
+        `(batch, steps)`. The sample weights, `(batch, steps)`: 0 for padding, else 1.
 
     Raises:
-        BadInput: All pairs are too long to train on.
+        BadInput: All pairs are too long for training.
     """
-    lengths = target_tokenizer(tf.constant(pairs.targets)).row_lengths().numpy()
+    source_tokenizer, target_tokenizer = tokenizers
+    lengths = target_tokenizer(tf.constant(examples.targets)).row_lengths().numpy()
     if training:
-        source_lengths = source_tokenizer(tf.constant(pairs.sources)).row_lengths()
-        longest = np.maximum(lengths, source_lengths)
+        source_ids = source_tokenizer(tf.constant(examples.sources))
+        longest = np.maximum(lengths, source_ids.row_lengths())
         kept = np.flatnonzero(longest <= config.max_tokens)
-        if len(kept) < len(pairs):
+        if len(kept) < len(examples):
             print(
-                f"not learned from: {len(pairs) - len(kept)} of {len(pairs)} pairs, of "
-                f"more than {config.max_tokens} pieces (--max-tokens)"
+                f"left out: {len(examples) - len(kept)} of {len(examples)} training "
+                f"pairs, longer than {config.max_tokens} tokens (--max-tokens)"
             )
         if not len(kept):
             raise BadInput(
-                f"every pair of {config.data} has more than --max-tokens "
-                f"{config.max_tokens} pieces; raise it, or add shorter sentences"
+                f"every pair of {config.data} is longer than --max-tokens "
+                f"{config.max_tokens}; raise it, or add shorter sentences"
             )
-        pairs, lengths = pairs[kept], lengths[kept]
-    exponent = config.subword_sampling if training else 0
-    read, write = (
-        tokenizer.sampler(exponent)
-        for tokenizer in (source_tokenizer, target_tokenizer)
-    )
+        examples, lengths = datasets.take(examples, kept), lengths[kept]
+    alpha = config.subword_sampling_alpha if training else 0
+    tokenize_source, tokenize_target = (each.sampler(alpha) for each in tokenizers)
 
-    def hide(tokens):
-        hidden = tf.random.uniform(tf.shape(tokens)) < config.token_dropout
-        return tf.where(hidden & (tokens > END), UNKNOWN, tokens)
+    def drop_tokens(token_ids):
+        is_dropped = tf.random.uniform(tf.shape(token_ids)) < config.token_dropout
+        return tf.where(is_dropped & (token_ids > END), UNKNOWN, token_ids)
 
-    def finish(sources, targets, _):
-        sources = read(sources).to_tensor(PADDING)
-        targets = write(targets).to_tensor(PADDING)
-        before = tf.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    def prepare(sources, targets, _):
+        source_ids = tokenize_source(sources).to_tensor(PADDING)
+        labels = tokenize_target(targets).to_tensor(PADDING)
+        inputs = tf.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
         if training:
-            sources, before = hide(sources), hide(before)
-        return (sources, before), targets, tf.cast(targets != PADDING, tf.float32)
+            source_ids, inputs = drop_tokens(source_ids), drop_tokens(inputs)
+        return (source_ids, inputs), labels, tf.cast(labels != PADDING, tf.float32)
 
     dataset = tf.data.Dataset.from_tensor_slices(
-        (list(pairs.sources), list(pairs.targets), lengths)
+        (examples.sources, examples.targets, lengths)
     )
     if training:
-        dataset = dataset.shuffle(len(pairs), seed=config.seed)
+        dataset = dataset.shuffle(len(examples), seed=config.seed)
     dataset = dataset.bucket_by_sequence_length(
         lambda source, target, length: tf.cast(length, tf.int32),
-        BUCKETS,
-        [config.batch_size] * (len(BUCKETS) + 1),
+        BUCKET_BOUNDARIES,
+        [config.batch_size] * (len(BUCKET_BOUNDARIES) + 1),
     )
-    in_bucket = np.bincount(np.digitize(lengths, BUCKETS))
-    steps = int((-(-in_bucket // config.batch_size)).sum())
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-    return dataset.map(finish, num_parallel_calls=2).prefetch(4)
+    buckets = np.digitize(lengths, BUCKET_BOUNDARIES)
+    num_batches = int((-(-np.bincount(buckets) // config.batch_size)).sum())
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    return dataset.map(prepare, num_parallel_calls=2).prefetch(4)
 
 
 def read_pairs(config):
-    """Reads the pairs of a table, or of two text files.
+    """Reads the pairs of a table, or of two text files. Incomplete pairs are skipped.
 
     Args:
-        config: Names the file or both, and the table's columns.
+        config: Gives the file or both files, and the names of the two columns.
 
     Returns:
-        Pairs of a sentence and its translation. Those that lack either are left out,
-        and counted.
+        Pairs of a sentence and its translation.
 
     Raises:
-        BadInput: A file cannot be used, or the two differ in length.
+        BadInput: A file cannot be used, or the two files differ in length.
     """
     path = Path(config.data)
     if config.target_data:
         return _read_lines(path, Path(config.target_data))
     if path.is_file() and not path.name.lower().endswith(TABLE_ENDINGS):
         raise BadInput(
-            f"{path} is no table, whose name ends in {', '.join(TABLE_ENDINGS)}; if it "
-            "has one sentence in each line, add --target-data with their translations"
+            f"{path} is not a table, whose name ends in {', '.join(TABLE_ENDINGS)}; if "
+            "it has one sentence per line, add --target-data with the translations"
         )
     return _read_table(path, config)
+
+
+def _make_examples(pairs):
+    """Returns pairs of a sentence and its translation as `Examples`."""
+    return Examples(*map(list, zip(*pairs, strict=True)))
 
 
 def _read_table(path, config):
@@ -226,33 +203,34 @@ def _read_table(path, config):
         "source_column": config.source_column,
         "target_column": config.target_column,
     }
-    return _complete(path, read_table(path, columns))
+    return _complete_pairs(path, read_table(path, columns))
 
 
 def _read_lines(source, target):
     """Returns the pairs of two files, line by line.
 
     Raises:
-        BadInput: One cannot be used, or they differ in length.
+        BadInput: A file cannot be used, or they differ in length.
     """
     sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets):
         raise BadInput(
-            f"{source} has {len(sources)} lines and {target} {len(targets)}; each line "
-            "of one must be the translation of that line of the other"
+            f"{source} has {len(sources)} lines and {target} {len(targets)}; line by "
+            "line, one file must hold the translation of the other"
         )
-    return _complete(source, enumerate(zip(sources, targets, strict=True), start=1))
+    pairs = zip(sources, targets, strict=True)
+    return _complete_pairs(source, enumerate(pairs, start=1))
 
 
-def _complete(path, rows):
-    """Returns the pairs that have both a sentence and a translation, stripped.
+def _complete_pairs(path, rows):
+    """Returns the pairs with both a sentence and a translation, stripped.
 
     Args:
-        path: The file that they are from.
+        path: The file of the pairs, for messages.
         rows: Line numbers and pairs.
 
     Raises:
-        BadInput: There is none.
+        BadInput: There is no such pair.
     """
     pairs, incomplete = [], []
     for line, (source, target) in rows:
@@ -267,11 +245,11 @@ def _complete(path, rows):
 
 
 def _folder(config):
-    """Returns the pairs of a folder by the names of their files, or by their splits.
+    """Returns the pairs of each file in a folder, by split.
 
     Raises:
-        BadInput: A file cannot be used, lacks its other half, or there is none to learn
-            from.
+        BadInput: A file cannot be used, the file of the other language is missing, or
+            there is none for training.
     """
     root = Path(config.data)
     files = split_files(root)
@@ -287,8 +265,8 @@ def _folder(config):
             f"{root} has no train.tsv, train.csv or train.{config.source_column}; add "
             "one, or name the endings with --source-column and --target-column"
         )
-    if alone := sorted(set(sources) ^ set(targets)):
-        path = (sources | targets)[alone[0]]
+    if unpaired := sorted(set(sources) ^ set(targets)):
+        path = (sources | targets)[unpaired[0]]
         raise BadInput(
             f"{path} has no counterpart; add a {path.name.split('.')[0]} of the other "
             f"language, {config.source_column} or {config.target_column}"
@@ -302,7 +280,7 @@ def _tensorflow_dataset(config):
     Raises:
         BadInput: The data set cannot be used.
     """
-    import tensorflow_datasets as tfds  # Slow to import, and seldom needed.
+    import tensorflow_datasets as tfds  # Slow to import, and rarely needed.
 
     columns = config.source_column, config.target_column
     sources, features = datasets.read_tensorflow_dataset(
@@ -311,50 +289,15 @@ def _tensorflow_dataset(config):
     for column in columns:
         if not isinstance(features[column], tfds.features.Text):
             raise BadInput(
-                f"{config.data}: `{column}` is no text; name another feature with "
+                f"{config.data}: `{column}` is not text; name another feature with "
                 "--source-column and --target-column"
             )
-    return {
-        split: _complete(
-            f"{config.data}, {split}",
-            enumerate(
-                (
-                    tuple(record[column].decode() for column in columns)
-                    for record in records
-                ),
-                start=1,
-            ),
+    pairs = {}
+    for split, records in sources.items():
+        rows = (
+            tuple(record[column].decode() for column in columns) for record in records
         )
-        for split, records in sources.items()
-        if records
-    }
-
-
-def make_numbers(source, target, number=NUMBERS, seed=0):
-    """Writes whole numbers in words.
-
-    Args:
-        source: The language to be read, as num2words calls it, for instance `en`.
-        target: The language to be written.
-        number: How many; no two are equal.
-        seed: Decides which ones.
-
-    Returns:
-        Pairs of a number's words in both languages.
-
-    Raises:
-        BadInput: num2words does not know one of the languages.
-    """
-    for setting, language in (("source_column", source), ("target_column", target)):
-        if language not in CONVERTER_CLASSES:
-            raise BadInput(
-                f"{cli.flag(setting)} {language} is no language that numbers can be "
-                f"written in{cli.closest(language, CONVERTER_CLASSES)}"
-            )
-    random = np.random.default_rng(seed)
-    # Equally many of each number of digits, as far as there are enough.
-    chosen = {}
-    while len(chosen) < number:
-        digits = random.integers(1, len(str(LARGEST_NUMBER)))
-        chosen[int(random.integers(10**digits))] = None
-    return [(num2words(n, lang=source), num2words(n, lang=target)) for n in chosen]
+        if records:
+            name = f"{config.data}, {split}"
+            pairs[split] = _complete_pairs(name, enumerate(rows, start=1))
+    return pairs

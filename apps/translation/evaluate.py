@@ -1,63 +1,53 @@
-"""Scores a model, whatever it is, on sentences it has not seen."""
+"""Scores a translator on sentences that it has not seen."""
 
 import dataclasses
-import json as json_module
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from apps.common import datasets, pictures, runs
+from apps.common import datasets, figures, runs
 from apps.common.errors import BadInput
-from apps.common.predictors import in_batches, training_config
+from apps.common.predictors import Predictor, data_settings, in_batches
 from apps.translation import metrics
 from apps.translation.config import Config
-from apps.translation.data import Pairs, load_split
-from apps.translation.model import alignments, load_model
+from apps.translation.data import Examples, load_split
+from apps.translation.signatures import alignments, load_model
 
+# The signature of each search.
 SEARCHES = {"greedy": "greedy", "beam": "serving_default"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Translations:
-    """What a model answered, and what it should have.
+class Scores:
+    """The translations of a model.
 
     Attributes:
-        translations: Strings.
-        pairs: The pairs that were translated.
-        seconds: How long it took.
+        translations: The translations.
+        examples: The `Examples` that were translated.
+        seconds: The time it took.
     """
 
     translations: list[str]
-    pairs: Pairs
+    examples: Examples
     seconds: float
 
 
 def evaluate(
-    model,
-    data=None,
-    target_data=None,
-    split="test",
-    source_column=None,
-    target_column=None,
-    json=False,
-    pictures_folder=None,
-):
-    """Prints BLEU, chrF and speed of greedy and beam search, and BLEU by length.
+    model: str,
+    data: str | None = None,
+    split: str = "test",
+    target_data: str | None = None,
+    source_column: str | None = None,
+    target_column: str | None = None,
+    figures_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Prints the metrics of both searches, draws BLEU by length and the attention.
 
-    Draws BLEU by length, and where attention went in the worst translations and in
-    typical ones.
-
-    Args:
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        data: As in `Config.data`. Defaults to what the model was trained on.
-        target_data: As in `Config`.
-        split: As `data.load_split` takes it.
-        source_column: As in `Config`. Defaults to that of the training.
-        target_column: As in `Config`. Defaults to that of the training.
-        json: Whether to print one JSON object as the last line.
-        pictures_folder: Where to draw. Defaults to `evaluation` in a run directory,
-            and to `runs/translation/evaluation` for other models.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The `Translations` of the beam search.
+        The report: the metrics as plain numbers, by name.
 
     Raises:
         BadInput: The model or the data cannot be used.
@@ -67,68 +57,59 @@ def evaluate(
             f"--target-data {target_data} belongs to --data; add its text file"
         )
     predictors = {name: load_model(model, SEARCHES[name]) for name in SEARCHES}
-    trained = training_config(Config, model, data)
-    config = dataclasses.replace(
-        trained,
-        data=data or trained.data,
-        target_data=target_data if data else trained.target_data,
-        source_column=source_column or trained.source_column,
-        target_column=target_column or trained.target_column,
+    config, is_other_data, held_out = data_settings(
+        Config, model, data, source_column=source_column, target_column=target_column
     )
-    foreign = not datasets.is_same(config.data, trained.data)
-    pairs = load_split(config, split, foreign)
-    print(f"{len(pairs)} sentences of {config.data}")
-    answers = {
-        name: translate(predictor, pairs) for name, predictor in predictors.items()
-    }
-    report = summarize(answers, config.target_column)
+    if data:
+        config = dataclasses.replace(config, target_data=target_data)
+    examples = load_split(config, split, is_other_data, held_out)
+    print(f"{len(examples)} sentences of {config.data}")
+    scores = {name: score(predictors[name], examples) for name in SEARCHES}
+    report = summarize(scores, config.target_column)
     print_report(report)
 
-    folder = pictures_folder or runs.evaluation_folder(model, "translation")
-    draw(answers["beam"], report, predictors["beam"], folder)
-    print(f"pictures: {folder}")
-    if json:
-        print(json_module.dumps(report, ensure_ascii=False))
-    return answers["beam"]
+    folder = figures_folder or runs.evaluation_folder(model, "translation")
+    draw(scores["beam"], report, predictors["beam"], folder)
+    print(f"figures: {folder}")
+    return report
 
 
-def translate(predictor, pairs):
-    """Asks the model for all translations; returns `Translations`."""
-    predictor(pairs.sources[:1])  # The first call prepares the graph.
+def score(predictor: Predictor, examples: Examples) -> Scores:
+    """Translates all sentences with a model, and measures the time."""
+    predictor(examples.sources[:1])  # The first call is slow.
     start = time.perf_counter()
-    translations = metrics.translate(predictor, pairs.sources)
-    return Translations(translations, pairs, time.perf_counter() - start)
+    translations = metrics.translate(predictor, examples.sources)
+    return Scores(translations, examples, time.perf_counter() - start)
 
 
-def summarize(answers, language):
+def summarize(scores: Mapping[str, Scores], language: str) -> dict[str, Any]:
     """Returns the metrics as plain numbers, by name.
 
     Args:
-        answers: `Translations` by the name of their search.
-        language: The code of the language that was written.
+        scores: The `Scores` of both searches, `greedy` and `beam`.
+        language: Code of the target language.
     """
     searches = {}
-    for name, answer in answers.items():
+    for name, each in scores.items():
         searches[name] = metrics.score(
-            answer.translations, answer.pairs.targets, language
+            each.translations, each.examples.targets, language
         )
-        searches[name]["sentences_per_second"] = len(answer.pairs) / answer.seconds
-    beam = answers["beam"]
+        speed = len(each.examples) / each.seconds
+        searches[name]["sentences_per_second"] = speed
+    beam = scores["beam"]
     return {
         **searches["beam"],
-        "sentences": len(beam.pairs),
+        "sentences": len(beam.examples),
         "greedy": searches["greedy"],
         "by_length": metrics.by_length(
-            beam.pairs.sources, beam.translations, beam.pairs.targets
+            beam.examples.sources, beam.translations, beam.examples.targets
         ),
     }
 
 
-def print_report(report):
+def print_report(report: Mapping[str, Any]) -> None:
     """Prints the metrics as tables."""
-    print(
-        f"{'':8}{'BLEU':>8}{'lower-cased':>14}{'chrF':>8}{'exact':>8}{'a second':>10}"
-    )
+    print(f"{'':8}{'BLEU':>8}{'lower-cased':>14}{'chrF':>8}{'exact':>8}{'per s':>10}")
     for name, row in (("greedy", report["greedy"]), ("beam", report)):
         print(
             f"{name:8}{row['bleu']:8.2f}{row['bleu_lowercased_tokenized']:14.2f}"
@@ -142,32 +123,39 @@ def print_report(report):
         print(f"{name}: {signature}")
 
 
-def draw(answers, report, predictor, folder, most=9):
-    """Draws BLEU by length, and the attention of the worst and of typical sentences.
+def draw(
+    scores: Scores,
+    report: Mapping[str, Any],
+    predictor: Predictor,
+    folder: Path,
+    num_sentences: int = 9,
+) -> None:
+    """Draws BLEU by length, and the attention of the worst and of other translations.
 
     Args:
-        answers: The `Translations`.
+        scores: The `Scores` to draw.
         report: From `summarize`.
-        predictor: What answered; it is asked again where attention went.
-        folder: Where to draw.
-        most: Sentences in a picture.
+        predictor: The model that was scored; it gives the attention.
+        folder: The folder for the figures.
+        num_sentences: Number of sentences in a figure.
     """
-    pictures.draw_bars(
+    figures.draw_bars(
         [f"{row['words']}\n({row['sentences']})" for row in report["by_length"]],
         [row["bleu"] for row in report["by_length"]],
         folder / "bleu_by_length.png",
         "words (sentences)",
         "BLEU",
     )
-    pairs = answers.pairs
-    worst = metrics.worst(answers.translations, pairs.targets, most)
-    typical = range(0, len(pairs), -(-len(pairs) // most))
-    for name, chosen in (("worst", worst), ("typical", typical)):
-        sources = [pairs.sources[i] for i in chosen]
+    examples = scores.examples
+    worst = metrics.worst(scores.translations, examples.targets, num_sentences)
+    typical = range(0, len(examples), -(-len(examples) // num_sentences))
+    for name, indices in (("worst", worst), ("typical", typical)):
+        chosen = datasets.take(examples, indices)
         titles = [
-            f"{pairs.sources[i]}\n→ {answers.translations[i]}\n({pairs.targets[i]})"
-            for i in chosen
+            f"{source}\n→ {scores.translations[i]}\n({target})"
+            for i, source, target in zip(
+                indices, chosen.sources, chosen.targets, strict=True
+            )
         ]
-        pictures.draw_alignments(
-            titles, alignments(in_batches(predictor, sources)), folder / f"{name}.png"
-        )
+        answers = in_batches(predictor, chosen.sources)
+        figures.draw_alignments(titles, alignments(answers), folder / f"{name}.png")

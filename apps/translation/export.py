@@ -1,247 +1,196 @@
-"""Exports a trained translator for TensorFlow Serving and for devices."""
+"""Exports a translator for TensorFlow Serving and for devices."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from apps.common import runs, saved_models
+from apps.common import datasets, runs
+from apps.common.release import Bundle, Card, Exam, Served, release
 from apps.translation import edge, metrics
 from apps.translation.config import Config
-from apps.translation.data import load_pairs
-from apps.translation.evaluate import translate
-from apps.translation.model import (
-    Memory,
-    State,
-    load_model,
-    load_translator,
-    save_tokenizers,
-)
-from apps.translation.parts import most_words
+from apps.translation.data import load_examples
+from apps.translation.evaluate import score
+from apps.translation.model import Memory, State
+from apps.translation.parts import max_words
+from apps.translation.signatures import load_model, load_run, save_tokenizers
 from apps.translation.tokenizer import END
 
-VARIANTS = ("float32", "float16", "dynamic_range")
+# Bound: the fraction of sentences whose translation may differ from the trained
+# model's.
+MAX_CHANGED_TRANSLATIONS = 0.02
 
-# The promise: how many translations may differ at all from those of the trained model.
-CHANGED_TRANSLATIONS = 0.02
 
+def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
+    """Publishes a run, as `release` describes it.
 
-def export(run: Path, to: Path, variants=VARIANTS):
-    """Publishes a run as the next version of a served model, with an edge bundle.
-
-    All engines translate the test split first. A SavedModel or float32 model that
-    translates more than a fiftieth of the sentences otherwise than the trained model
-    stops the export; another variant that does so is left out. The leanest that remains
-    becomes the bundle's `model.tflite`.
-
-    Args:
-        run: A run directory.
-        to: The directory that TensorFlow Serving reads, such as
-            `saved_models/translation`.
-        variants: The TensorFlow Lite variants to put into the bundle.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
         The directory of the version.
 
     Raises:
-        BadInput: The run holds no trained model.
-        ExportRefused: The exported model does not do what the trained one does.
+        BadInput: The run has no finished training.
+        ExportRefused: The exported model does not answer as the trained one does.
     """
     runs.require_finished(run)
-    variants = list(dict.fromkeys(variants))
     config = runs.load_config(Config, run)
-    translator = load_translator(run)
-    splits = load_pairs(config)
-
-    with saved_models.staging(to) as stage:
-        version = saved_models.next_version(to)
-        saved_model = stage / str(version)
-        saved_models.save(
-            translator.model.variables,
-            {
-                "serving_default": translator.serving_default,
-                "greedy": translator.greedy,
-                "tensors": translator.tensors,
-            },
-            saved_model,
-            half=True,
-            resources=[tokenizer.pieces for tokenizer in translator.tokenizers],
-        )
-        text = {"text": tf.make_tensor_proto(["warm up"])}
-        saved_models.write_warm_up(
-            saved_model,
-            to.name,
-            {
-                "serving_default": text,
-                "greedy": text,
-                "tensors": {"tokens": tf.make_tensor_proto([[4, 3]], tf.int32)},
-            },
-        )
-        operations = make_bundle(translator, stage / "edge", variants)
-
-        engines = saved_models.measure_engines(
-            saved_models.exported_engines(run, saved_model, stage / "edge", variants),
-            load_model,
-            lambda predictor, reference: measure(
-                predictor, splits["test"], config.target_column, reference
-            ),
-            splits["test"].sources[0],
-        )
-        saved_models.check(
-            engines,
-            "changed_translations",
-            {"SavedModel": CHANGED_TRANSLATIONS, "float32": CHANGED_TRANSLATIONS},
-        )
-        recommended = saved_models.recommend(
-            stage / "edge",
-            engines,
-            variants,
-            "same_translations",
-            CHANGED_TRANSLATIONS,
-        )
-        saved_models.write_card(
-            stage,
-            {
-                "name": f"Translation: {config.source_column} → {config.target_column}",
-                "description": (
-                    f"An LSTM of {config.encoder_units} units in both directions "
-                    f"reads, one of {config.decoder_units} writes, with "
-                    f"{config.attention} attention and a beam of {config.beam_size}; "
-                    f"{len(translator.target_tokenizer)} pieces of words. Every row "
-                    f"was scored on the same {len(splits['test'])} test sentences, "
-                    "which took no part in training or in the choice of the epoch, "
-                    "with `python -m apps.translation evaluate`."
-                ),
-                "engines": engines,
-                "recommended": (
-                    f"Recommended on a device: {recommended}, as "
-                    "`edge/model.tflite`, the leanest that translates "
-                    f"{100 * (1 - CHANGED_TRANSLATIONS):.0f} % of the sentences just "
-                    "as the trained model does."
-                ),
-                "facts": {
-                    "Signatures": (
-                        "`serving_default`: `text` (UTF-8, any length) → "
-                        "`translations`; their `scores`, log-probability over length "
-                        "penalty; `source_pieces` and `pieces`, what was read and "
-                        "written, padded with empty strings; and `attention` between "
-                        "them, one row for each piece written. `greedy`: the same with "
-                        "a beam of one. `tensors`: `tokens` (int32 numbers of source "
-                        f"pieces, {END} the last, padded with 0) → `tokens` of the "
-                        "translation, `scores`, `attention`. Texts of more than "
-                        f"{most_words(config)} words are translated in parts."
-                    ),
-                    "Training": training_facts(run, config, splits),
-                    "Data and licence": f"`{config.data}`: {config.data_licence}.",
-                },
-                "operations": operations[recommended],
-                "config": saved_models.card_config(config, "target_data"),
-            },
-        )
-        saved_models.publish(stage, to, version)
-    return to / str(version)
-
-
-def make_bundle(translator, folder: Path, variants):
-    """Writes what a device needs: model variants, tokenizers, program.
-
-    Returns:
-        The operations of each variant and their numbers.
-    """
-    folder.mkdir()
-    save_tokenizers(translator.tokenizers, folder)
-    long, replacements = translator.patterns
-    search = {
-        "beam_size": translator.beam_size,
-        "length_penalty": translator.length_penalty,
-        "long": long,
-        "replacements": replacements,
-    }
-    runs.write_json(folder / "search.json", search)
-    return saved_models.write_bundle(
-        folder,
-        edge.__file__,
-        "sentencepiece>=0.2",
-        (),
-        translator.model.variables,
-        steps_of_device(translator),
+    translator = load_run(run)
+    splits = load_examples(config, runs.read_held_out(run))
+    return release(
+        run,
+        to,
         variants,
+        served(translator),
+        bundle(translator),
+        exam(splits["test"], config.target_column),
+        card(config, translator, splits),
     )
 
 
-def steps_of_device(translator):
-    """Returns what a device asks of the model, for one sentence at a time.
+def served(translator):
+    """Returns what TensorFlow Serving gets."""
+    return Served(
+        translator.signatures,
+        translator.model.weights,
+        warm_up={
+            "serving_default": ["warm up"],
+            "greedy": ["warm up"],
+            "tensors": [[4, END]],
+        },
+        half=True,
+        resources=[tokenizer.sentencepiece for tokenizer in translator.tokenizers],
+    )
+
+
+def bundle(translator):
+    """Returns what a device gets."""
+    long_text, replacements = translator.patterns
+    search = {
+        "beam_size": translator.beam_size,
+        "length_penalty": translator.length_penalty,
+        "long_text": long_text,
+        "replacements": replacements,
+    }
+
+    def write_files(folder):
+        save_tokenizers(translator.tokenizers, folder)
+        runs.write_json(folder / "search.json", search)
+
+    return Bundle(
+        edge.__file__,
+        "sentencepiece>=0.2",
+        translator.model.weights,
+        device_signatures(translator),
+        write_files=write_files,
+    )
+
+
+def device_signatures(translator):
+    """Returns the functions that a device calls, for one sentence at a time.
 
     Returns:
-        `encode`, a function from `tokens`, `(1, steps)`, to all that `decode` needs of
-        the sentence and its first state; and `decode`, from that and the pieces written
-        last, `(1, beams)`, to the next state, the likeliest next `tokens` and their
-        `log_probs`, `(1, beams, candidates)`, and the `attention`.
+        `encode`: from `token_ids`, `(1, source_steps)`, to the encoded sentence and the
+        initial state of the decoder. `decode`: from these and the last `token_ids`,
+        `(1, beams)`, to the next state, the most probable next `token_ids` and their
+        `log_probs`, `(1, beams, candidates)`, and `attention`,
+        `(1, beams, source_steps)`.
     """
     model = translator.model
 
-    def encode(tokens):
-        memory = model.encode(tokens, padded=False)  # So the LSTM is one operation.
-        state = model.begin(memory)
+    def encode(token_ids):
+        memory = model.encode(token_ids, has_padding=False)
+        state = model.initial_state(memory)
         return {
             **{name: value[:, None] for name, value in state._asdict().items()},
             **{name: getattr(memory, name) for name in ("values", "keys", "summary")},
         }
 
-    def decode(tokens, h, c, readout, values, keys, summary):
+    def decode(token_ids, h, c, readout, values, keys, summary):
         state, memory = State(h, c, readout), Memory(values, keys, summary, None)
-        log_probs, state, attention = translator.step(tokens, state, memory)
-        log_probs, tokens = tf.math.top_k(log_probs, translator.beam_size)
+        log_probs, state, attention = translator.step(token_ids, state, memory)
+        log_probs, token_ids = tf.math.top_k(log_probs, translator.beam_size)
         return {
             **state._asdict(),
             "log_probs": log_probs,
-            "tokens": tokens,
+            "token_ids": token_ids,
             "attention": attention,
         }
 
-    sentence = [tf.TensorSpec([1, None], tf.int32, name="tokens")]
-    shapes = tf.function(encode, input_signature=sentence).get_concrete_function()
+    token_ids = tf.TensorSpec([1, None], tf.int32, name="token_ids")
+    encode = tf.function(encode, input_signature=[token_ids])
+    encoded = encode.get_concrete_function().structured_outputs
+    # All but `summary` have a variable number of beams or of source steps.
     inputs = [
         tf.TensorSpec([1, None, *value.shape[2:]], name=name)
         if len(value.shape) > 2
         else tf.TensorSpec(value.shape, name=name)
-        for name, value in shapes.structured_outputs.items()
+        for name, value in encoded.items()
     ]
-    return {
-        "encode": tf.function(encode, input_signature=sentence),
-        "decode": tf.function(decode, input_signature=[*sentence, *inputs]),
-    }
+    decode = tf.function(decode, input_signature=[token_ids, *inputs])
+    return {"encode": encode, "decode": decode}
 
 
-def measure(predictor, pairs, language, reference):
-    """Returns the measurements of one engine, and what the others are compared with.
+def exam(test_examples, language):
+    """Returns how engines are measured."""
 
-    Args:
-        predictor: The engine.
-        pairs: The test sentences.
-        language: The language that is written.
-        reference: The translations of the trained model, or None for that one itself.
-    """
-    translations = translate(predictor, pairs).translations
-    reference = reference or translations
-    scores = metrics.score(translations, pairs.targets, language)
-    same = np.mean([a == b for a, b in zip(translations, reference, strict=True)])
-    return {
-        **{
-            name: round(scores[name], 2)
-            for name in ("bleu", "bleu_lowercased_tokenized", "chrf")
+    def measure(predictor, reference):
+        translations = score(predictor, test_examples).translations
+        reference = reference or translations
+        scores = metrics.score(translations, test_examples.targets, language)
+        pairs = zip(translations, reference, strict=True)
+        changed = float(np.mean([ours != theirs for ours, theirs in pairs]))
+        return {
+            "bleu": round(scores["bleu"], 2),
+            "bleu_lowercased_tokenized": round(scores["bleu_lowercased_tokenized"], 2),
+            "chrf": round(scores["chrf"], 2),
+            "changed_translations": round(changed, 4),
+        }, translations
+
+    return Exam(
+        load_model,
+        measure,
+        test_examples.sources[0],
+        difference="changed_translations",
+        bounds=dict.fromkeys(("SavedModel", "float32"), MAX_CHANGED_TRANSLATIONS),
+        metric="changed_translations",
+        max_loss=MAX_CHANGED_TRANSLATIONS,
+        higher_is_better=False,
+    )
+
+
+def card(config, translator, splits):
+    """Returns the texts of the model card."""
+    return Card(
+        name=f"Translation: {config.source_column} → {config.target_column}",
+        description=(
+            f"A bidirectional LSTM encoder of {config.encoder_units} units and an LSTM "
+            f"decoder of {config.decoder_units} units, {config.attention} attention, "
+            f"{config.beam_size} beams; {len(translator.target_tokenizer)} subword "
+            "tokens."
+        ),
+        unit="sentences",
+        recommendation=(
+            f"that changes at most {100 * MAX_CHANGED_TRANSLATIONS:.0f} % more "
+            "translations than the SavedModel"
+        ),
+        signatures=(
+            "`serving_default`: `text` (UTF-8, any length) → `translations`; `scores`, "
+            "log-probabilities divided by the length penalty; the subword tokens, "
+            "`source_tokens` and `target_tokens`, padded with empty strings; and the "
+            "`attention`, with one row for each target token. `greedy`: the same with "
+            f"one beam. `tensors`: `token_ids` (int32, {END} at the end, padded with "
+            "0) → `token_ids` of the translation, `scores`, `attention`. Texts of "
+            f"more than {max_words(config.max_tokens)} words are translated in parts."
+        ),
+        config=config,
+        files_setting="target_data",
+        num_examples=datasets.sizes(splits),
+        facts={
+            "Differences": (
+                "`changed translations` is the fraction of sentences whose translation "
+                "differs from the trained model's."
+            )
         },
-        "same_translations": round(float(same), 4),
-        "changed_translations": round(1 - float(same), 4),
-    }, reference
-
-
-def training_facts(run, config, splits):
-    """Returns how the model was trained, as sentences."""
-    summary = runs.summary(run)
-    return (
-        f"{len(splits['train'])} pairs to learn from, {len(splits['validation'])} to "
-        f"choose the epoch, seed {config.seed}. Best epoch {summary['best_epoch']} of "
-        f"{summary['epochs']}, with a validation BLEU of {summary['val_bleu']:.2f}, "
-        f"greedy; {summary['minutes']} minutes."
     )

@@ -1,4 +1,6 @@
-"""How good translations are, by the field's own measures and libraries."""
+"""Quality of translations: BLEU and chrF by sacreBLEU."""
+
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -7,48 +9,46 @@ import sacremoses
 
 from apps.common.predictors import in_batches
 
-# Words of a sentence: the table by length has a row from each to the next.
+# The rows of the table by length begin at these numbers of words.
 LENGTHS = (1, 9, 12, 15, 20)
-# The effective order lets single words be scored; elsewhere it changes nothing.
+# The effective order allows sentences of fewer than four tokens.
 BLEU = sacrebleu.BLEU(effective_order=True)
 
 
-def translate(predictor, sources, batch_size=50):
-    """Asks a model for translations, of sentences of similar lengths together.
+def translate(predictor, sources: Sequence[str], batch_size: int = 50) -> list[str]:
+    """Translates sentences, in batches of similar lengths.
 
     Args:
-        predictor: A function from a list of strings to named arrays, of which
-            `translations` are encoded strings.
-        sources: Strings.
+        predictor: As returned by `load_predictor`.
+        sources: The sentences.
         batch_size: Sentences per call.
-
-    Returns:
-        The translations, strings.
     """
     order = np.argsort([len(source) for source in sources], kind="stable")
 
-    def translations_alone(texts):
+    def only_translations(texts):
         return {"translations": predictor(texts)["translations"]}
 
-    answers = in_batches(translations_alone, [sources[i] for i in order], batch_size)
+    answers = in_batches(only_translations, [sources[i] for i in order], batch_size)
     translations = answers["translations"][np.argsort(order)]
     return [translation.decode() for translation in translations]
 
 
-def score(translations, references, language="en"):
-    """Scores translations of which one reference each is known.
+def score(
+    translations: Sequence[str], references: Sequence[str], language: str = "en"
+) -> dict:
+    """Scores translations against one reference each.
 
     Args:
-        translations: Strings.
-        references: Strings.
-        language: The language's code, by which Moses tokenizes; of others it knows
-            only the general rules.
+        translations: The translations.
+        references: The reference translations.
+        language: Language code for the Moses tokenizer. Unknown languages are tokenized
+            by its general rules.
 
     Returns:
         From 0 to 100: `bleu`, sacreBLEU of the text as it is;
-        `bleu_lowercased_tokenized`, of small letters and Moses' tokens, as older tables
-        have it; and `chrf`. From 0 to 1 `exact`, the share of translations that equal
-        the reference. Then the `signatures` of the first three.
+        `bleu_lowercased_tokenized`, BLEU of lower-cased Moses tokens, as in older
+        tables; and `chrf`. From 0 to 1: `exact`, the fraction of translations equal to
+        the reference. `signatures`: how sacreBLEU computed the first three.
     """
     measures = {
         "bleu": BLEU,
@@ -57,7 +57,7 @@ def score(translations, references, language="en"):
         ),
         "chrf": sacrebleu.CHRF(),
     }
-    texts = dict.fromkeys(measures, (translations, references))
+    texts = {name: [translations, references] for name in measures}
     texts["bleu_lowercased_tokenized"] = [
         moses_tokens(side, language) for side in (translations, references)
     ]
@@ -77,8 +77,8 @@ def score(translations, references, language="en"):
     }
 
 
-def moses_tokens(texts, language):
-    """Returns texts with plain punctuation and spaces between their tokens."""
+def moses_tokens(texts: Sequence[str], language: str) -> list[str]:
+    """Returns texts with normalized punctuation, their tokens separated by spaces."""
     normalizer = sacremoses.MosesPunctNormalizer(language)
     tokenizer = sacremoses.MosesTokenizer(language)
     return [
@@ -87,17 +87,19 @@ def moses_tokens(texts, language):
     ]
 
 
-def by_length(sources, translations, references):
-    """Returns the BLEU of short sentences and of long ones.
+def by_length(
+    sources: Sequence[str], translations: Sequence[str], references: Sequence[str]
+) -> list[dict]:
+    """Returns the BLEU of sentences grouped by length.
 
     Returns:
-        For each of `LENGTHS` that occurs: `words` of the sentences, as a range in
-        words, their number `sentences`, and `bleu`.
+        A row for each range of `LENGTHS` that occurs: `words`, the range; `sentences`,
+        their number; and `bleu`.
     """
     groups = np.digitize([len(source.split()) for source in sources], LENGTHS)
     rows = []
     for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
+        members = np.flatnonzero(groups == group).tolist()
         start = LENGTHS[max(group, 1) - 1]
         words = f"{start} or more"
         if group < len(LENGTHS):
@@ -109,31 +111,35 @@ def by_length(sources, translations, references):
     return rows
 
 
-def worst(translations, references, most):
-    """Returns the indices of the translations with the lowest chrF, the worst first."""
+def worst(
+    translations: Sequence[str], references: Sequence[str], num_worst: int
+) -> np.ndarray:
+    """Returns the indices of the translations with the lowest chrF, worst first."""
     chrf = sacrebleu.CHRF()
     scores = [
         chrf.sentence_score(ours, [theirs]).score
         for ours, theirs in zip(translations, references, strict=True)
     ]
-    return np.argsort(scores, kind="stable")[:most]
+    return np.argsort(scores, kind="stable")[:num_worst]
 
 
 class ValidationBleu(keras.callbacks.Callback):
-    """Adds to every epoch's metrics the BLEU of greedy translations, `val_bleu`.
+    """Adds the BLEU of greedy translations to the metrics of every epoch.
+
+    The metric is called `val_bleu`.
 
     Args:
-        translator: A `model.Translator` of the model that is trained.
-        pairs: The `data.Pairs` to translate.
+        predictor: Translates greedily with the model in training.
+        pairs: The validation pairs.
     """
 
-    def __init__(self, translator, pairs):
+    def __init__(self, predictor, pairs):
         super().__init__()
-        self.predictor = translator.predictor("greedy")
+        self.predictor = predictor
         self.pairs = pairs
 
     def on_epoch_end(self, epoch, logs=None):
-        """Translates and scores."""
+        """Translates the pairs and scores the translations."""
         translations = translate(self.predictor, self.pairs.sources)
         bleu = BLEU.corpus_score(translations, [self.pairs.targets])
         logs["val_bleu"] = bleu.score

@@ -1,40 +1,22 @@
-"""From pieces of sentences to pieces of translations, and from text to text."""
+"""The network: an LSTM encoder and an LSTM decoder with attention."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 import layers
-from apps.common import runs
-from apps.common.predictors import load_predictor
-from apps.common.search import beam_search, greedy_search
-from apps.common.text import PADDING, UNKNOWN
-from apps.translation.config import Config
-from apps.translation.parts import (
-    attention_of_texts,
-    most_words,
-    pieces_of_texts,
-    split,
-    splitting_patterns,
-)
-from apps.translation.tokenizer import END, START, Tokenizer
-
-# In a run and on a device; only the first, where both languages share their pieces.
-TOKENIZER_FILES = ("source.model", "target.model")
-# Pieces that no translation holds.
-NO_WORDS = (PADDING, UNKNOWN, START)
+from apps.common.text import PADDING
 
 
 class Memory(NamedTuple):
-    """What the encoder read.
+    """The encoded source sentences.
 
     Attributes:
-        values: One vector per piece, `(batch, steps, 2 * encoder_units)`.
-        keys: What attention compares with, `(batch, steps, …)`.
+        values: The encoder's outputs, `(batch, steps, 2 * encoder_units)`.
+        keys: The values as attention compares them, `(batch, steps, …)`.
         summary: The mean of the values, `(batch, 2 * encoder_units)`.
-        mask: Which pieces there are, `(batch, steps)`; None if all.
+        mask: The padding mask, `(batch, steps)`; None without padding.
     """
 
     values: tf.Tensor
@@ -44,12 +26,12 @@ class Memory(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the decoder hands from step to step, each `(batch, beams, size)`.
+    """The decoder's state between steps, each tensor `(batch, beams, size)`.
 
     Attributes:
         h: The output of the LSTM.
-        c: Its cell.
-        readout: What the last piece was chosen by.
+        c: The cell of the LSTM.
+        readout: The vector that the last logits were computed from.
     """
 
     h: tf.Tensor
@@ -59,38 +41,38 @@ class State(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="translation")
 class EncoderDecoder(keras.Model):
-    """An LSTM that reads in both directions, and one that writes, with attention.
+    """An LSTM encoder-decoder with attention, input feeding and tied embeddings.
 
-    At every step the decoder reads the piece written last, beside what that one was
-    chosen by (input feeding); attention then looks for what its state asks for among
-    what the encoder read. State and context together choose the next piece, by their
-    likeness to its embedding.
+    At each step the decoder's LSTM reads the embedding of the previous token and the
+    previous readout (input feeding). Its output is the query of the attention over the
+    encoded source. The readout is a dense layer of that output and of the context. The
+    logits are the products of the readout with all target embeddings.
 
     Args:
-        source_vocabulary: Number of pieces of the language to be read.
-        target_vocabulary: Number of pieces of the language to be written; None if they
-            are the same, with the same embedding.
-        embedding_size: Numbers that stand for a piece.
-        encoder_units: Size of the LSTM that reads, in each direction.
-        decoder_units: Size of the LSTM that writes.
-        attention: `additive` (Bahdanau), `multiplicative` (Luong) or `none`, which
-            looks at the mean of all that was read.
-        attention_units: Size of the space in which additive attention compares.
-        embedding_dropout: Share of the embeddings' numbers that is hidden.
-        dropout: Share of what was read, and of what the next piece is chosen by, that
-            is hidden.
-        scheduled: Whether training tells the decoder only the share `told` of the
-            pieces before, a variable, and leaves it to its guesses for the others.
+        source_vocabulary_size: Size of the source vocabulary.
+        target_vocabulary_size: Size of the target vocabulary. None if both languages
+            share one vocabulary and its embedding.
+        embedding_size: Size of the token embeddings.
+        encoder_units: Units of the encoder, in each direction.
+        decoder_units: Units of the decoder.
+        attention: `additive` (Bahdanau), `multiplicative` (Luong) or `none`, where the
+            context is the mean of the encoder's outputs.
+        attention_units: Units of additive attention.
+        embedding_dropout: Dropout of the embeddings.
+        dropout: Dropout of the encoder's outputs and of the readouts.
+        scheduled_sampling: Whether training replaces some target tokens by the
+            decoder's own predictions. The variable `teacher_forcing_rate` is the
+            fraction of tokens that are kept; it starts at 1.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
-        inputs: Numbers of source pieces, int32 `(batch, source_steps)`, padded with
-            zeros at the end, and of the target pieces before each step, int32
-            `(batch, steps)`, of which the first is `START`.
-        training: Whether to apply dropout.
+        inputs: Source token ids, int32 `(batch, source_steps)`, padded with zeros at
+            the end, and the target token ids before each step, int32 `(batch, steps)`,
+            which begin with `START`.
+        training: Whether to apply dropout and scheduled sampling.
 
     Output shape:
-        `(batch, steps, target_vocabulary)`, logits of the next piece.
+        `(batch, steps, target_vocabulary_size)`, logits of the next token.
 
     Reference:
         [Bahdanau et al., 2015](https://arxiv.org/abs/1409.0473);
@@ -101,22 +83,23 @@ class EncoderDecoder(keras.Model):
 
     def __init__(
         self,
-        source_vocabulary,
-        target_vocabulary=None,
-        embedding_size=256,
-        encoder_units=256,
-        decoder_units=256,
-        attention="additive",
-        attention_units=192,
-        embedding_dropout=0.3,
-        dropout=0.4,
-        scheduled=False,
+        *,
+        source_vocabulary_size,
+        target_vocabulary_size,
+        embedding_size,
+        encoder_units,
+        decoder_units,
+        attention,
+        attention_units,
+        embedding_dropout,
+        dropout,
+        scheduled_sampling,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.arguments = {
-            "source_vocabulary": source_vocabulary,
-            "target_vocabulary": target_vocabulary,
+            "source_vocabulary_size": source_vocabulary_size,
+            "target_vocabulary_size": target_vocabulary_size,
             "embedding_size": embedding_size,
             "encoder_units": encoder_units,
             "decoder_units": decoder_units,
@@ -124,127 +107,135 @@ class EncoderDecoder(keras.Model):
             "attention_units": attention_units,
             "embedding_dropout": embedding_dropout,
             "dropout": dropout,
-            "scheduled": scheduled,
+            "scheduled_sampling": scheduled_sampling,
         }
-        spread = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
+        normal = keras.initializers.RandomNormal(stddev=embedding_size**-0.5)
 
-        def embedding(size):
+        def embedding(vocabulary_size):
             return keras.layers.ReversibleEmbedding(
-                size, embedding_size, embeddings_initializer=spread
+                vocabulary_size, embedding_size, embeddings_initializer=normal
             )
 
-        self.source_embedding = self.target_embedding = embedding(source_vocabulary)
-        if target_vocabulary:
-            self.target_embedding = embedding(target_vocabulary)
+        self.source_embedding = embedding(source_vocabulary_size)
+        self.target_embedding = self.source_embedding
+        if target_vocabulary_size:
+            self.target_embedding = embedding(target_vocabulary_size)
         self.embedding_dropout = keras.layers.Dropout(embedding_dropout)
         self.dropout = keras.layers.Dropout(dropout)
         self.encoder = keras.layers.Bidirectional(
             layers.LSTM(encoder_units, return_sequences=True)
         )
-        self.initial_state = keras.layers.Dense(decoder_units, "tanh")
+        self.bridge = keras.layers.Dense(decoder_units, "tanh")
         self.decoder = layers.LSTM(decoder_units, return_state=True)
-        self.attention = {
-            "additive": lambda: layers.AdditiveAttention(attention_units),
-            "multiplicative": lambda: layers.MultiplicativeAttention("general"),
-            "none": lambda: None,
-        }[attention]()
+        self.attention = None
+        if attention == "additive":
+            self.attention = layers.AdditiveAttention(attention_units)
+        elif attention == "multiplicative":
+            self.attention = layers.MultiplicativeAttention("general")
         self.readout = keras.layers.Dense(embedding_size, "tanh")
-        self.told = scheduled and self.add_weight(
-            initializer="ones", trainable=False, name="told"
-        )
+        self.teacher_forcing_rate = None
+        if scheduled_sampling:
+            self.teacher_forcing_rate = self.add_weight(
+                initializer="ones", trainable=False, name="teacher_forcing_rate"
+            )
         self.seed_generator = keras.random.SeedGenerator()
 
     def get_config(self):
-        """Returns the arguments that it was made with."""
+        """Returns the constructor arguments."""
         return {**super().get_config(), **self.arguments}
 
     def call(self, inputs, training=False):
-        """Returns logits of each piece, given those before."""
-        source, target = inputs
-        memory = self.encode(source, training=training)
-        embedded = self.embedding_dropout(
-            self.target_embedding(target), training=training
-        )
-        embedded = tf.transpose(embedded, (1, 0, 2))[:, :, None]
-        steps = tf.shape(embedded)[0]
-        tell = tf.TensorArray(self.compute_dtype, steps).unstack(embedded)
+        """Returns the logits of the next token at every step."""
+        source_ids, target_ids = inputs
+        memory = self.encode(source_ids, training=training)
+        targets = self.embed_target(target_ids, training)
+        targets = tf.transpose(targets, (1, 0, 2))[:, :, None]
+        steps = tf.shape(targets)[0]
+        targets = tf.TensorArray(self.compute_dtype, steps).unstack(targets)
 
         def advance(time, state, readouts):
-            before = tell.read(time)
-            if training and self.told is not False:
-                guess = tf.argmax(self.choose(state.readout), -1)
-                draw = keras.random.uniform(tf.shape(guess), seed=self.seed_generator)
-                is_told = (time == 0) | (draw < self.told)
-                guess = self.embedding_dropout(
-                    self.target_embedding(guess), training=training
+            previous = targets.read(time)
+            if training and self.teacher_forcing_rate is not None:
+                predicted_ids = tf.argmax(self.logits(state.readout), -1)
+                predicted = self.embed_target(predicted_ids, training)
+                draw = keras.random.uniform(
+                    tf.shape(predicted_ids), seed=self.seed_generator
                 )
-                before = tf.where(is_told[..., None], before, guess)
-            readout, state, _ = self.step(before, state, memory, training)
+                is_forced = (time == 0) | (draw < self.teacher_forcing_rate)
+                previous = tf.where(is_forced[..., None], previous, predicted)
+            readout, state, _ = self.decode(previous, state, memory, training)
             return time + 1, state, readouts.write(time, readout[:, 0])
 
-        state = tf.nest.map_structure(lambda s: s[:, None], self.begin(memory))
+        state = tf.nest.map_structure(
+            lambda value: value[:, None], self.initial_state(memory)
+        )
         _, _, readouts = tf.while_loop(
             lambda time, *_: time < steps,
             advance,
             (0, state, tf.TensorArray(self.compute_dtype, steps)),
         )
         readouts = tf.transpose(readouts.stack(), (1, 0, 2))
-        return self.choose(self.dropout(readouts, training=training))
+        return self.logits(self.dropout(readouts, training=training))
 
-    def encode(self, tokens, padded=True, training=False):
-        """Reads sentences.
+    def embed_target(self, token_ids, training=False):
+        """Returns the embeddings of target tokens, with dropout in training."""
+        embeddings = self.target_embedding(token_ids)
+        return self.embedding_dropout(embeddings, training=training)
+
+    def encode(self, token_ids, has_padding=True, training=False):
+        """Encodes source sentences.
 
         Args:
-            tokens: Numbers of pieces, int32 `(batch, steps)`.
-            padded: Whether zeros at their end are padding. Without, TensorFlow Lite
-                runs each direction as one operation.
+            token_ids: int32 `(batch, steps)`.
+            has_padding: Whether zeros at the end are padding. If False, TensorFlow Lite
+                runs each direction of the LSTM as one fused operation.
             training: Whether to apply dropout.
 
         Returns:
             The `Memory`.
         """
-        mask = keras.ops.not_equal(tokens, PADDING) if padded else None
-        x = self.source_embedding(tokens)
+        mask = keras.ops.not_equal(token_ids, PADDING) if has_padding else None
+        x = self.source_embedding(token_ids)
         x = self.embedding_dropout(x, training=training)
         x = self.encoder(x, mask=mask, training=training)
         x = self.dropout(x, training=training)
-        if padded:
-            share = keras.ops.cast(mask, x.dtype)[..., None]
-            summary = keras.ops.sum(x * share, 1) / keras.ops.sum(share, 1)
+        if has_padding:
+            weights = keras.ops.cast(mask, x.dtype)[..., None]
+            length = keras.ops.maximum(keras.ops.sum(weights, 1), 1)
+            summary = keras.ops.sum(x * weights, 1) / length
         else:
             summary = keras.ops.mean(x, 1)
         keys = x if self.attention is None else self.attention.project_keys(x)
         return Memory(x, keys, summary, mask)
 
-    def begin(self, memory):
-        """Returns the `State` before the first step, without its axis of beams."""
-        h = self.initial_state(memory.summary)
-        nothing = tf.zeros((tf.shape(h)[0], self.readout.units), h.dtype)
-        return State(h, tf.zeros_like(h), nothing)
+    def initial_state(self, memory):
+        """Returns the `State` before the first step, its tensors without beams."""
+        h = self.bridge(memory.summary)
+        readout = tf.zeros((tf.shape(h)[0], self.readout.units), h.dtype)
+        return State(h, tf.zeros_like(h), readout)
 
-    def step(self, embedded, state, memory, training=False):
-        """Writes a piece.
+    def decode(self, embeddings, state, memory, training=False):
+        """Computes one step of the decoder.
 
         Args:
-            embedded: The embedding of the piece before, `(batch, beams, size)`.
-            state: The `State` after it.
+            embeddings: Embeddings of the previous tokens, `(batch, beams, size)`.
+            state: The `State` before this step.
             memory: The `Memory` of the sentences.
-            training: Whether to train.
+            training: Whether this is training.
 
         Returns:
-            What the piece is to be chosen by, `(batch, beams, embedding_size)`; the
-            `State` after this step; and where attention went, `(batch, beams, steps)`,
-            which is zero without attention.
+            The readouts, `(batch, beams, embedding_size)`; the next `State`; and the
+            attention weights, `(batch, beams, steps)`, zeros without attention.
         """
-        batch, beams, _ = keras.ops.shape(embedded)
+        batch, beams, _ = keras.ops.shape(embeddings)
 
-        def flat(x):
+        def merge_beams(x):
             return tf.reshape(x, (-1, x.shape[-1]))
 
-        x = tf.concat([embedded, state.readout], -1)
+        x = tf.concat([embeddings, state.readout], -1)
         _, h, c = self.decoder(
-            flat(x)[:, None],
-            initial_state=(flat(state.h), flat(state.c)),
+            merge_beams(x)[:, None],
+            initial_state=(merge_beams(state.h), merge_beams(state.c)),
             training=training,
         )
         h, c = (tf.reshape(s, (batch, beams, s.shape[-1])) for s in (h, c))
@@ -258,229 +249,27 @@ class EncoderDecoder(keras.Model):
         readout = self.readout(tf.concat([h, context], -1))
         return readout, State(h, c, readout), weights
 
-    def choose(self, readouts):
-        """Returns logits of the pieces, `(…, target_vocabulary)`."""
+    def logits(self, readouts):
+        """Returns the logits of all target tokens, `(…, vocabulary)`."""
         return self.target_embedding(readouts, reverse=True)
 
 
-class Translator:
-    """The model as its users meet it: text in, translations out.
-
-    Its functions `serving_default`, `greedy` and `tensors` are the signatures of the
-    exported model.
+class SmoothedCrossEntropy(keras.losses.Loss):
+    """Label-smoothed cross-entropy, averaged over all tokens with their weights.
 
     Args:
-        model: A trained `EncoderDecoder`.
-        source_tokenizer: The `Tokenizer` of the language to be read.
-        target_tokenizer: The `Tokenizer` of the language to be written.
-        beam_size: Hypotheses that a translation keeps.
-        length_penalty: The exponent of the length by which they are compared.
-        most_words: Words above which a text is translated in parts.
+        label_smoothing: Fraction of each label that is spread over the vocabulary.
     """
 
-    def __init__(
-        self,
-        model,
-        source_tokenizer,
-        target_tokenizer,
-        beam_size=5,
-        length_penalty=1.0,
-        most_words=40,
-    ):
-        self.model = model
-        self.source_tokenizer = source_tokenizer
-        self.target_tokenizer = target_tokenizer
-        self.tokenizers = source_tokenizer, target_tokenizer
-        self.beam_size = beam_size
-        self.length_penalty = length_penalty
-        self.patterns = splitting_patterns(most_words)
-        vocabularies = {  # One, if they share it.
-            tokenizer: tf.constant(["", *tokenizer.vocabulary()[1:]])
-            for tokenizer in self.tokenizers
-        }
-        self.source_vocabulary = vocabularies[source_tokenizer]
-        self.target_vocabulary = vocabularies[target_tokenizer]
-        self.ruled_out = tf.reduce_sum(
-            tf.one_hot(NO_WORDS, len(target_tokenizer), -float("inf"), 0.0), 0
+    def __init__(self, *, label_smoothing):
+        super().__init__("loss", reduction="mean_with_sample_weight")
+        self.label_smoothing = label_smoothing
+
+    def call(self, token_ids, logits):
+        """Returns the loss of each token, `(batch, steps)`."""
+        one_hot = keras.ops.one_hot(
+            keras.ops.cast(token_ids, "int32"), logits.shape[-1], dtype=logits.dtype
         )
-        text = [tf.TensorSpec([None], tf.string, name="text")]
-        self.serving_default = tf.function(
-            lambda text: self._translate(text), input_signature=text
+        return keras.losses.categorical_crossentropy(
+            one_hot, logits, from_logits=True, label_smoothing=self.label_smoothing
         )
-        self.greedy = tf.function(
-            lambda text: self._translate(text, greedy=True), input_signature=text
-        )
-        self.tensors = tf.function(
-            self._tensors,
-            input_signature=[tf.TensorSpec([None, None], tf.int32, name="tokens")],
-        )
-
-    def predictor(self, signature="serving_default"):
-        """Returns a function from texts to named numpy arrays."""
-        translate = getattr(self, signature)
-
-        def predict(texts):
-            answers = translate(tf.constant(texts))
-            return {name: value.numpy() for name, value in answers.items()}
-
-        return predict
-
-    def search(self, tokens, greedy=False):
-        """Translates tokenized sentences, `(batch, steps)`, padded with zeros.
-
-        Args:
-            tokens: Numbers of pieces.
-            greedy: Whether to keep a single hypothesis.
-
-        Returns:
-            `search.Hypotheses`, whose trace is where attention went, `(batch, beams,
-            target_steps, steps)`.
-        """
-        memory = self.model.encode(tokens)
-        decoder = (
-            lambda tokens, state: self.step(tokens, state, memory),
-            self.model.begin(memory),
-            START,
-            END,
-            most_steps(tf.reduce_sum(tf.cast(tokens != PADDING, tf.int32), 1)),
-        )
-        if greedy:
-            return greedy_search(*decoder, self.length_penalty)
-        return beam_search(*decoder, self.beam_size, self.length_penalty)
-
-    def step(self, tokens, state, memory):
-        """Chooses the next pieces, as `search` asks for it.
-
-        Args:
-            tokens: The pieces written last, int32 `(batch, beams)`.
-            state: The decoder's `State`.
-            memory: The `Memory` of the sentences.
-
-        Returns:
-            Log-probabilities, `(batch, beams, pieces)`; the next `State`; and where
-            attention went, `(batch, beams, steps)`.
-        """
-        embedded = self.model.target_embedding(tokens)
-        readout, state, attention = self.model.step(embedded, state, memory)
-        logits = self.model.choose(readout) + self.ruled_out
-        return tf.nn.log_softmax(logits), state, attention
-
-    def _tensors(self, tokens):
-        """Translates tokenized sentences, `(batch, steps)`, padded with zeros.
-
-        Returns:
-            The best hypothesis: `tokens`, `(batch, target_steps)`, padded with zeros;
-            `scores`, `(batch,)`; `attention`, `(batch, target_steps, steps)`.
-        """
-        found = self.search(tokens)
-        steps = tf.range(tf.shape(found.tokens)[2])
-        is_word = steps < found.lengths[:, 0, None]
-        return {
-            "tokens": tf.where(is_word, found.tokens[:, 0], PADDING),
-            "scores": found.scores[:, 0],
-            "attention": tf.where(is_word[..., None], found.trace[:, 0], 0),
-        }
-
-    def _translate(self, text, greedy=False):
-        """Translates UTF-8 texts of any length, `(batch,)`; long ones in parts.
-
-        Returns:
-            `translations`, `(batch,)`; their `scores`, the log-probability over the
-            length penalty, in the mean of the parts of a long text; `source_pieces`
-            and `pieces`, what was read and written, `(batch, source_steps)` and
-            `(batch, steps)`, padded with empty strings; and `attention` between them,
-            `(batch, steps, source_steps)`.
-        """
-        parts = split(text, self.patterns)
-        text_of = parts.value_rowids()
-        source = self.source_tokenizer(parts.values)
-        found = self.search(source.to_tensor(PADDING), greedy)
-        # Of nothing the translation is nothing.
-        lengths = tf.where(
-            source.row_lengths() > 1, tf.cast(found.lengths[:, 0], tf.int64), 0
-        )
-        is_word = tf.sequence_mask(lengths, tf.shape(found.tokens)[2])
-        target = tf.RaggedTensor.from_row_lengths(
-            tf.boolean_mask(found.tokens[:, 0], is_word), lengths, validate=False
-        )
-        translations = self.target_tokenizer.detokenize(target)
-        return {
-            "translations": tf.strings.unsorted_segment_join(
-                translations, text_of, parts.nrows(), separator=" "
-            ),
-            "scores": tf.math.segment_mean(found.scores[:, 0], text_of),
-            "source_pieces": pieces_of_texts(source, parts, self.source_vocabulary),
-            "pieces": pieces_of_texts(target, parts, self.target_vocabulary),
-            "attention": attention_of_texts(found.trace[:, 0], source, target, parts),
-        }
-
-
-def alignments(answers):
-    """Returns for each text its pieces, those of its translation, and the attention.
-
-    Args:
-        answers: `source_pieces`, `pieces` and `attention` of a `Translator`, an
-            exported model or a bundle.
-    """
-    rows = []
-    for source, target, attention in zip(
-        answers["source_pieces"], answers["pieces"], answers["attention"], strict=True
-    ):
-        read, written = (source != b"").sum(), (target != b"").sum()
-        rows.append(
-            (
-                [piece.decode() for piece in source[:read]],
-                [piece.decode() for piece in target[:written]],
-                attention[:written, :read],
-            )
-        )
-    return rows
-
-
-def most_steps(length):
-    """Returns the most pieces of the translation of so many pieces."""
-    return 2 * length + 10
-
-
-def save_tokenizers(tokenizers, folder: Path):
-    """Writes the tokenizers of both languages, or the one that they share."""
-    for name, tokenizer in zip(
-        TOKENIZER_FILES, dict.fromkeys(tokenizers), strict=False
-    ):
-        runs.write_bytes(folder / name, tokenizer.model)
-
-
-def load_tokenizers(folder: Path):
-    """Returns the tokenizers of both languages, as `save_tokenizers` wrote them."""
-    tokenizers = [
-        Tokenizer((folder / name).read_bytes())
-        for name in TOKENIZER_FILES
-        if (folder / name).exists()
-    ]
-    return tokenizers if len(tokenizers) == 2 else tokenizers * 2
-
-
-def make_translator(model, tokenizers, config):
-    """Returns the `Translator` of a model, its tokenizers and its `Config`."""
-    return Translator(
-        model, *tokenizers, config.beam_size, config.length_penalty, most_words(config)
-    )
-
-
-def load_translator(run: Path):
-    """Returns the best model of a run as a `Translator`."""
-    model = keras.saving.load_model(run / "model.keras", compile=False)
-    config = runs.load_config(Config, run)
-    return make_translator(model, load_tokenizers(run), config)
-
-
-def load_model(where, signature="serving_default"):
-    """Returns the predictor of a model.
-
-    Args:
-        where: As `predictors.load_predictor` takes it.
-        signature: `serving_default` or `greedy`.
-    """
-    return load_predictor(
-        where, lambda run: load_translator(run).predictor(signature), signature
-    )

@@ -1,33 +1,33 @@
-"""Translates sentences: answers on the screen, and a picture of the attention."""
+"""Translates texts: answers on the screen, and a figure of the attention."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from apps.common import pictures
-from apps.common.predictors import in_batches, training_config
+import numpy as np
+
+from apps.common import datasets, figures
+from apps.common.predictors import data_settings, in_batches
 from apps.common.text import check_texts, read_texts
 from apps.translation.config import Config
 from apps.translation.data import load_split
-from apps.translation.model import alignments, load_model
-from apps.translation.tokenizer import END_PIECE, UNKNOWN_PIECE
+from apps.translation.signatures import alignments, load_model
+from apps.translation.tokenizer import END_TOKEN, UNKNOWN_TOKEN
 
 
-def predict(texts, model, file=None, picture=None):
-    """Prints the translation of each text and draws where attention went.
+def predict(
+    texts: Sequence[str], model: str, file: Path | None, figure: Path
+) -> dict[str, np.ndarray]:
+    """Prints the translation of each text and draws the attention.
 
-    What is read otherwise than it was written, a long text in parts or a character that
-    the model does not know, is told on standard error.
+    Says on standard error if a text was translated in parts, or if the model does not
+    know some of its characters.
 
-    Args:
-        texts: The texts. Without any, and without a file, a few test sentences of the
-            data that the model was trained on.
-        model: Where the model is, as `predictors.load_predictor` takes it.
-        file: A file with one text in each line; `-` reads standard input.
-        picture: The PNG file to draw. Defaults to `runs/translation/predictions.png`.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The answers: `translations` and `scores`, `(texts,)`; `source_pieces`, `pieces`
-        and `attention`.
+        The answers: `translations` and `scores`, `(texts,)`; `source_tokens`,
+        `target_tokens` and `attention`.
 
     Raises:
         BadInput: The model or a text cannot be used.
@@ -38,36 +38,33 @@ def predict(texts, model, file=None, picture=None):
         texts += read_texts(file)
     texts = texts or some_test_sentences(model)
     answers = in_batches(load_model(model), texts)
-    translations = [translation.decode() for translation in answers["translations"]]
     aligned = alignments(answers)
     titles = []
-    for number, (text, translation, (pieces, _, _)) in enumerate(
-        zip(texts, translations, aligned, strict=True), start=1
+    for number, (text, translation, (source_tokens, _, _)) in enumerate(
+        zip(texts, answers["translations"], aligned, strict=True), start=1
     ):
-        tell_differences(number, pieces)
-        titles.append(f"{text}\n→ {translation}")
+        print_warnings(number, source_tokens)
+        titles.append(f"{text}\n→ {translation.decode()}")
         print(titles[-1])
-
-    picture = picture or Path("runs/translation/predictions.png")
-    pictures.draw_alignments(titles, aligned, picture)
-    print(f"picture: {picture}")
+    figures.draw_alignments(titles, aligned, figure)
+    print(f"figure: {figure}")
     return answers
 
 
-def tell_differences(number, pieces):
-    """Says on standard error how a text was read otherwise than it was written.
+def print_warnings(number: int, source_tokens: Sequence[str]) -> None:
+    """Says on standard error what is special about a text.
 
     Args:
         number: The number of the text.
-        pieces: The pieces that were read.
+        source_tokens: Its tokens.
     """
-    parts = pieces.count(END_PIECE)
+    parts = source_tokens.count(END_TOKEN)
     if parts > 1:
         print(
-            f"text {number} is long; translated in {parts} parts, each by itself",
+            f"text {number} is long; its {parts} parts were translated one by one",
             file=sys.stderr,
         )
-    if UNKNOWN_PIECE in pieces:
+    if UNKNOWN_TOKEN in source_tokens:
         print(
             f"text {number} has characters that the model does not know; train it on "
             "texts that have them",
@@ -75,8 +72,8 @@ def tell_differences(number, pieces):
         )
 
 
-def some_test_sentences(model, number=9):
+def some_test_sentences(model: str, num_sentences: int = 9) -> list[str]:
     """Returns a few sentences that the model was not trained on."""
-    pairs = load_split(training_config(Config, model), "test")
-    step = max(1, len(pairs) // number)
-    return pairs.sources[::step][:number]
+    config, _, held_out = data_settings(Config, model)
+    examples = load_split(config, "test", held_out=held_out)
+    return datasets.evenly(examples, num_sentences).sources

@@ -1,4 +1,4 @@
-"""From sentences to the pieces that a model reads and writes, and back."""
+"""Splits sentences into subword tokens with SentencePiece, and joins them again."""
 
 import hashlib
 
@@ -7,17 +7,17 @@ import tensorflow_text
 
 from apps.common.text import train_sentencepiece
 
+# The ids of the start and the end token, and how the vocabulary spells two tokens.
 START = 2
 END = 3
-# How SentencePiece writes these two.
-UNKNOWN_PIECE = "<unk>"
-END_PIECE = "</s>"
-# Soft hyphens and signs of no width, which may stand anywhere in a word.
+UNKNOWN_TOKEN = "<unk>"
+END_TOKEN = "</s>"
+# Soft hyphens and characters of zero width, which may stand anywhere in a word.
 INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 
 
 class Tokenizer:
-    """Splits sentences into pieces of words, and joins pieces to sentences.
+    """Converts sentences to token ids, and token ids to sentences.
 
     Args:
         model: The content of a SentencePiece model file.
@@ -25,59 +25,58 @@ class Tokenizer:
 
     def __init__(self, model: bytes):
         self.model = model
-        # By its name TensorFlow tells it from another one in the same SavedModel.
-        name = f"pieces_{hashlib.sha256(model).hexdigest()[:16]}"
-        self.pieces = tensorflow_text.SentencepieceTokenizer(model, name=name)
+        # A SavedModel merges tokenizers that have the same name.
+        name = f"sentencepiece_{hashlib.sha256(model).hexdigest()[:16]}"
+        self.sentencepiece = tensorflow_text.SentencepieceTokenizer(model, name=name)
 
     def __len__(self):
-        """Returns the number of pieces it knows, those that mark something included."""
-        return int(self.pieces.vocab_size())
+        """Returns the size of the vocabulary, special tokens included."""
+        return int(self.sentencepiece.vocab_size())
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def __call__(self, texts):
-        """Tokenizes sentences, as is likeliest.
+        """Tokenizes sentences, each in its most probable segmentation.
 
         Args:
-            texts: UTF-8 strings, `(batch,)`; what is not UTF-8 counts as a space.
+            texts: UTF-8 strings, `(batch,)`. Bytes that are not UTF-8 count as a space.
 
         Returns:
-            Numbers of pieces, `END` the last, a ragged int32 tensor `(batch, steps)`.
+            Token ids that end with `END`, ragged int32 `(batch, steps)`.
         """
-        return with_end(self.pieces.tokenize(normalize(texts)))
+        return append_end(self.sentencepiece.tokenize(normalize(texts)))
 
     @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
-    def detokenize(self, tokens):
-        """Joins pieces, a ragged int32 tensor without `END`, to strings `(batch,)`."""
-        return self.pieces.detokenize(tokens)
+    def detokenize(self, token_ids):
+        """Converts token ids without `END`, ragged int32, to strings `(batch,)`."""
+        return self.sentencepiece.detokenize(token_ids)
 
-    def sampler(self, exponent):
-        """Returns a function that tokenizes like this one, but varies how.
+    def sampler(self, alpha: float):
+        """Returns a tokenizing function that samples the segmentation.
 
-        It chooses each way to split a sentence with its probability to this power, as
-        [Kudo, 2018](https://arxiv.org/abs/1804.10959) proposed.
+        A segmentation is drawn with its probability to the power of `alpha`, see
+        [Kudo, 2018](https://arxiv.org/abs/1804.10959).
 
         Args:
-            exponent: `Config.subword_sampling`; 0 does not vary.
+            alpha: As `Config.subword_sampling`; 0 returns this tokenizer.
         """
-        if not exponent:
+        if not alpha:
             return self
         sample = tensorflow_text.SentencepieceTokenizer(
-            self.model, nbest_size=-1, alpha=exponent
+            self.model, nbest_size=-1, alpha=alpha
         )
-        return lambda texts: with_end(sample.tokenize(normalize(texts)))
+        return lambda texts: append_end(sample.tokenize(normalize(texts)))
 
-    def vocabulary(self):
-        """Returns all pieces as strings; `▁` stands for the space before a word."""
-        pieces = self.pieces.id_to_string(tf.range(len(self)))
-        return [piece.decode() for piece in pieces.numpy()]
+    def vocabulary(self) -> list[str]:
+        """Returns all tokens as strings; `▁` stands for the space before a word."""
+        tokens = self.sentencepiece.id_to_string(tf.range(len(self)))
+        return [token.decode() for token in tokens.numpy()]
 
 
 def normalize(texts):
-    """Brings strings, `(batch,)`, to Unicode's compatible form, NFKC.
+    """Converts strings, `(batch,)`, to the Unicode form NFKC.
 
-    What is not UTF-8 becomes a space.
-
-    A SentencePiece model that did so would be four times as large.
+    Bytes that are not UTF-8 become a space. The SentencePiece model could normalize
+    too, but its file would be four times as large.
     """
     texts = tf.strings.unicode_transcode(
         texts, "UTF-8", "UTF-8", replacement_char=ord(" ")
@@ -86,23 +85,21 @@ def normalize(texts):
     return tf.strings.regex_replace(texts, "\N{REPLACEMENT CHARACTER}", " ")
 
 
-def with_end(tokens):
+def append_end(token_ids):
     """Appends `END` to each row of a ragged tensor."""
-    return tf.concat([tokens, tf.fill((tokens.nrows(), 1), END)], 1)
+    return tf.concat([token_ids, tf.fill((token_ids.nrows(), 1), END)], 1)
 
 
-def train_tokenizer(texts, vocabulary_size):
-    """Learns the pieces of sentences.
+def train_tokenizer(texts: list[str], vocabulary_size: int) -> Tokenizer:
+    """Trains a tokenizer.
 
     Args:
-        texts: Strings to learn from.
-        vocabulary_size: The most pieces; little text yields fewer.
-
-    Returns:
-        The `Tokenizer`.
+        texts: The texts to learn the vocabulary from.
+        vocabulary_size: Maximum size of the vocabulary; little text yields a smaller
+            one.
 
     Raises:
-        BadInput: The texts have no letters to learn from.
+        BadInput: The texts contain no letters.
     """
     model = train_sentencepiece(
         [text.decode() for text in normalize(tf.constant(texts)).numpy()],

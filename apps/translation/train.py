@@ -1,65 +1,62 @@
-"""Trains tokenizers, then an encoder and a decoder with attention over their pieces.
+"""Trains tokenizers, then an encoder-decoder with attention on their tokens.
 
 python -m apps.translation train multi30k_en_de
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
-from apps.common import pictures, runs, schedules
+from apps.common import figures, runs, schedules
 from apps.common.errors import BadInput
-from apps.translation.data import load_pairs, make_batches
+from apps.common.predictors import as_predictor
+from apps.translation.config import Config
+from apps.translation.data import Examples, load_examples, make_batches
 from apps.translation.metrics import ValidationBleu
-from apps.translation.model import (
+from apps.translation.model import EncoderDecoder, SmoothedCrossEntropy
+from apps.translation.signatures import (
     TOKENIZER_FILES,
-    EncoderDecoder,
+    Translator,
     load_tokenizers,
-    make_translator,
     save_tokenizers,
 )
-from apps.translation.tokenizer import train_tokenizer
+from apps.translation.tokenizer import Tokenizer, train_tokenizer
 
 
-def train(config, run: Path):
-    """Trains a model and leaves it in the run directory, as `runs` describes it.
+def train(config: Config, run: Path) -> dict[str, Any]:
+    """Trains a model into a run directory; resumes an interrupted training there.
 
     Args:
-        config: A `Config`.
-        run: The run directory; an interrupted training in it is continued.
+        config: The settings.
+        run: The run directory, as described in `runs`.
 
     Returns:
-        The summary of the training: best epoch, validation metrics and minutes.
+        The summary of `runs.finish`.
     """
     if summary := runs.finished(config, run):
         return summary
     keras.utils.set_random_seed(config.seed)
 
-    splits = load_pairs(config)
+    splits = load_examples(config, runs.read_held_out(run))
     tokenizers = find_tokenizers(splits["train"], config, run)
     if config.beam_size > len(tokenizers[1]):
         raise BadInput(
             f"--beam-size {config.beam_size} is more than the {len(tokenizers[1])} "
-            "pieces of the vocabulary; make it smaller"
+            "tokens of the vocabulary; make it smaller"
         )
-    batches = make_batches(splits["train"], config, *tokenizers, training=True)
-    validation_batches = make_batches(splits["validation"], config, *tokenizers)
+    batches = make_batches(splits["train"], config, tokenizers, training=True)
+    validation_batches = make_batches(splits["validation"], config, tokenizers)
 
-    model = new_model(config, tokenizers)
-    schedule = schedules.warm_up_and_decay(
-        config.learning_rate, steps=len(batches) * config.epochs
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule, clipnorm=config.gradient_norm),
-        loss=SmoothedCrossEntropy(config.label_smoothing),
-        jit_compile=False,  # On CPUs, XLA is slower.
-    )
-    translator = make_translator(model, tokenizers, config)
-    callbacks = [ValidationBleu(translator, splits["validation"])]
-    if config.teacher_forcing < 1:
-        callbacks.append(TeacherForcing(config.teacher_forcing, config.epochs))
+    model = make_model(config, tokenizers)
+    compile_model(model, config, steps=len(batches) * config.epochs)
+    greedy = Translator(model, tokenizers, config).signatures["greedy"]
+    callbacks = [ValidationBleu(as_predictor(greedy), splits["validation"])]
+    if config.teacher_forcing_rate < 1:
+        callbacks.append(TeacherForcing(config.teacher_forcing_rate, config.epochs))
 
-    runs.start(config, run)
+    runs.start(config, run, splits.held_out)
     save_tokenizers(tokenizers, run)
     runs.fit(
         model,
@@ -73,88 +70,79 @@ def train(config, run: Path):
         patience=config.patience,
         callbacks=callbacks,
     )
-    pictures.draw_curves(runs.read_history(run), run / "curves.png")
+    figures.draw_curves(runs.read_history(run), run / "curves.png")
     return runs.finish(run, "val_bleu", "max")
 
 
-def new_model(config, tokenizers):
-    """Returns the untrained `EncoderDecoder` of a configuration.
+def make_model(config: Config, tokenizers: Sequence[Tokenizer]) -> EncoderDecoder:
+    """Returns an untrained model.
 
     Args:
-        config: A `Config`.
-        tokenizers: The `Tokenizer`s of the sentences and of their translations.
+        config: The settings.
+        tokenizers: The `Tokenizer`s of the source and of the target language.
     """
-    source, target = map(len, tokenizers)
+    source, target = tokenizers
     model = EncoderDecoder(
-        source,
-        None if config.joint_vocabulary else target,
-        config.embedding_size,
-        config.encoder_units,
-        config.decoder_units,
-        config.attention,
-        config.attention_units,
-        config.embedding_dropout,
-        config.dropout,
-        scheduled=config.teacher_forcing < 1,
+        source_vocabulary_size=len(source),
+        target_vocabulary_size=None if config.joint_vocabulary else len(target),
+        embedding_size=config.embedding_size,
+        encoder_units=config.encoder_units,
+        decoder_units=config.decoder_units,
+        attention=config.attention,
+        attention_units=config.attention_units,
+        embedding_dropout=config.embedding_dropout,
+        dropout=config.dropout,
+        scheduled_sampling=config.teacher_forcing_rate < 1,
     )
-    model([keras.ops.ones((1, 2), "int32")] * 2)  # Makes the weights, for a backup.
+    # A call creates the weights, so that a checkpoint can be loaded.
+    model([keras.ops.ones((1, 2), "int32")] * 2)
     return model
 
 
-def find_tokenizers(pairs, config, run: Path):
-    """Returns the tokenizers of a run that was begun, or learns them.
+def compile_model(model: EncoderDecoder, config: Config, steps: int) -> None:
+    """Compiles a model with the optimizer and the loss for so many steps."""
+    schedule = schedules.warm_up_and_decay(config.learning_rate, steps=steps)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule, clipnorm=config.gradient_norm),
+        loss=SmoothedCrossEntropy(label_smoothing=config.label_smoothing),
+        jit_compile=False,  # On CPUs, XLA is slower.
+    )
+
+
+def find_tokenizers(examples: Examples, config: Config, run: Path) -> list[Tokenizer]:
+    """Returns the tokenizers of an interrupted training, or trains new ones.
 
     Returns:
-        Those of the sentences and of their translations; one and the same, if the
-        vocabulary is joint.
+        The tokenizers of the source and of the target language; the same one twice if
+        the vocabulary is joint.
     """
     files = TOKENIZER_FILES[: 1 if config.joint_vocabulary else 2]
     if all((run / name).exists() for name in files):
         return load_tokenizers(run)
     if config.joint_vocabulary:
-        texts = [*pairs.sources, *pairs.targets]
+        texts = [*examples.sources, *examples.targets]
         return [train_tokenizer(texts, config.vocabulary_size)] * 2
     return [
         train_tokenizer(texts, config.vocabulary_size)
-        for texts in (pairs.sources, pairs.targets)
+        for texts in (examples.sources, examples.targets)
     ]
 
 
-class SmoothedCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of logits, each weighted piece counted alike.
-
-    Args:
-        label_smoothing: Share of each label that is spread over all pieces.
-    """
-
-    def __init__(self, label_smoothing):
-        super().__init__("loss", reduction="mean_with_sample_weight")
-        self.label_smoothing = label_smoothing
-
-    def call(self, labels, logits):
-        """Compares numbers of pieces, `(batch, steps)`, with the logits of all."""
-        one_hot = keras.ops.one_hot(
-            keras.ops.cast(labels, "int32"), logits.shape[-1], dtype=logits.dtype
-        )
-        return keras.losses.categorical_crossentropy(
-            one_hot, logits, from_logits=True, label_smoothing=self.label_smoothing
-        )
-
-
 class TeacherForcing(keras.callbacks.Callback):
-    """Lowers the share of pieces that the decoder is told from 1, along a line.
+    """Lowers the teacher forcing rate of an `EncoderDecoder` linearly from 1.
 
     Args:
-        last: The share in the last epoch.
+        last_rate: The rate in the last epoch.
         epochs: The number of epochs.
     """
 
-    def __init__(self, last, epochs):
+    def __init__(self, last_rate, epochs):
         super().__init__()
-        self.last = last
+        self.last_rate = last_rate
         self.epochs = epochs
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Sets the share of this epoch."""
+        """Sets the rate of this epoch."""
         progress = epoch / max(1, self.epochs - 1)
-        self.model.told.assign(1 - (1 - self.last) * progress)
+        rate = 1 - (1 - self.last_rate) * progress
+        self.model.teacher_forcing_rate.assign(rate)

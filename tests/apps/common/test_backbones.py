@@ -61,13 +61,13 @@ def trainable_layers(model):
     return [layer.name for layer in model.layers if layer.trainable_weights]
 
 
-def test_a_share_of_the_layers_learns_and_no_batch_normalization():
+def test_a_fraction_of_the_layers_is_trained_and_no_batch_normalization():
     _, whole = backbones.load_backbone("MobileNetV2", (32, 32, 3), None)
     model = keras.Model(whole.input, whole.get_layer("block_2_add").output)
-    backbones.set_trainable(model, share=0)
+    backbones.set_trainable(model, fraction=0)
     assert trainable_layers(model) == []
-    backbones.set_trainable(model, share=0.1)
+    backbones.set_trainable(model, fraction=0.1)
     assert trainable_layers(model) == ["block_2_project"]
-    backbones.set_trainable(model, share=1)
+    backbones.set_trainable(model, fraction=1)
     assert trainable_layers(model)[0] == "Conv1"
     assert not [name for name in trainable_layers(model) if "BN" in name]

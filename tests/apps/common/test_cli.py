@@ -1,3 +1,6 @@
+import json
+import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -5,6 +8,7 @@ import pytest
 
 from apps.common import cli
 from apps.common.errors import BadInput, ExportRefused
+from apps.common.ranges import Count, check_ranges
 
 
 @dataclass(frozen=True)
@@ -15,47 +19,70 @@ class Config:
     """Where the data is."""
     data_licence: str = "not stated"
     """Whose data it is."""
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over the data."""
+
+    def __post_init__(self):
+        check_ranges(self)
 
 
 def tiny():
-    """A tiny set."""
+    """A tiny data set.
+
+    python -m example train tiny
+    """
     return Config("tiny")
 
 
 def large():
-    """A large set."""
+    """A large data set."""
     return Config(data="data/large", data_licence="ours", epochs=9)
 
 
-CALLS = []
-FILE = __file__  # Its ending is no part of the run's name.
-
-
-def train(config: Config, run: Path):
-    """Train something."""
-    CALLS.append((config, run))
-
-
-def evaluate(model: str):
-    """Score something.
-
-    Args:
-        model: Where it is.
-    """
+def evaluate(model: cli.Model, split: cli.Split = "test", json: cli.Json = False):
+    """Score something."""
     if model == "missing":
         raise BadInput("there is no missing")
+    if model == "slow":
+        raise KeyboardInterrupt
     raise ExportRefused("too bad")
 
 
+def export(run: cli.Run, to: cli.To = Path("saved_models/example")):
+    """Publish something."""
+    return to / "7"
+
+
+SUMMARY = {
+    "best_epoch": 2,
+    "epochs": 3,
+    "val_macro_recall": 0.9,
+    "val_loss": 0.25,
+    "minutes": 1.5,
+}
+THIS_FILE = __file__
+
+
 @pytest.fixture
-def command(monkeypatch):
+def trained(monkeypatch):
+    """Replaces the package's module `train`; lists what is trained, and where."""
+    calls = []
+
+    def train(config, run):
+        calls.append((config, run))
+        return SUMMARY
+
+    module = types.SimpleNamespace(train=train)
+    monkeypatch.setitem(sys.modules, "shop.example.train", module)
+    return calls
+
+
+@pytest.fixture
+def command(trained, monkeypatch):
     def run(*arguments):
-        CALLS.clear()
         monkeypatch.setattr("sys.argv", ["program", *arguments])
         presets = {"tiny": tiny, "large": large}
-        cli.main("example", train, evaluate, presets=presets, own_data=Config)
+        cli.main("shop.example", Config, presets, evaluate, export)
 
     return run
 
@@ -72,23 +99,71 @@ def command(monkeypatch):
         ),
         (["--data", "my/photos"], Config("my/photos"), "runs/example/photos"),
         (["--data=tfds:cats"], Config("tfds:cats"), "runs/example/tfds_cats"),
-        (["--data", FILE], Config(FILE), "runs/example/test_cli"),
+        # The ending of a file is no part of the run's name.
+        (["--data", THIS_FILE], Config(THIS_FILE), "runs/example/test_cli"),
+        # The licence of a preset is that of its own data.
         (["tiny", "--data", "x"], Config("x"), "runs/example/x"),
         (["large", "--data", "x"], Config("x", epochs=9), "runs/example/x"),
         (["--run", "here"], Config("tiny"), "here"),
     ],
 )
-def test_train_starts_from_a_preset(command, arguments, config, run):
+def test_train_starts_from_a_preset_or_the_defaults(
+    command, trained, arguments, config, run
+):
     command("train", *arguments)
-    assert [(config, Path(run))] == CALLS
+    assert trained == [(config, Path(run))]
 
 
-def test_help_shows_every_field_with_its_default_and_the_presets(command, capsys):
+def test_train_prints_its_summary_and_the_run(command, capsys):
+    command("train")
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 2 of 3 is kept, with validation macro recall 0.9000, loss 0.2500; "
+        "1.5 minutes",
+        "run: runs/example/tiny",
+    ]
+
+
+def test_the_summary_of_a_training_without_validation(capsys):
+    cli.print_summary({"best_epoch": 3, "epochs": 3, "minutes": 0.1})
+    assert capsys.readouterr().out == "epoch 3 of 3 is kept; 0.1 minutes\n"
+
+
+def test_export_prints_what_it_published(command, capsys):
+    command("export", "--run", "x")
+    assert capsys.readouterr().out.splitlines() == [
+        "model: saved_models/example/7",
+        "edge bundle: saved_models/example/edge",
+        "card: saved_models/example/card.md",
+    ]
+
+
+def help_of(command, capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        command("train", "large", "--help")
+        command(*arguments, "--help")
     assert stop.value.code == 0
-    text = capsys.readouterr().out
-    for expected in ("Passes over the data. (default: 9)", "--data", "A tiny set."):
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_help_of_train_shows_settings_defaults_and_presets(command, capsys):
+    text = help_of(command, capsys, "train", "large")
+    for expected in (
+        "python -m shop.example train [PRESET]",
+        "Passes over the data. (default: 9)",
+        "--data",
+        "Directory for checkpoints, logs and figures.",
+        "tiny: A tiny data set.",
+        "large: A large data set.",
+        "The run is large unless",
+    ):
+        assert expected in text
+
+
+def test_help_lists_the_verbs_and_their_flags(command, capsys):
+    text = help_of(command, capsys)
+    for expected in ("train", "Train a model", "evaluate", "Score something."):
+        assert expected in text
+    text = help_of(command, capsys, "evaluate")
+    for expected in ("A run, a version", "{test,train,validation,all}", "as one JSON"):
         assert expected in text
 
 
@@ -99,26 +174,34 @@ def test_help_shows_every_field_with_its_default_and_the_presets(command, capsys
         (["train", "zzz"], 2, "choose from: tiny, large"),
         (["train", "--epoch", "3"], 2, "--epochs"),
         (["train", "--epochs", "many"], 2, "--epochs"),
+        (
+            ["train", "--epochs", "0"],
+            2,
+            "error: --epochs 0 must be from 1 to 1000000\n",
+        ),
         (["evaluate", "--model", "missing"], 2, "error: there is no missing\n"),
         (["evaluate", "--model", "x"], 1, "error: too bad\n"),
+        (["evaluate", "--model", "slow"], 130, "run the same command again to resume"),
+        (["evaluate", "--model", "x", "--split", "tests"], 2, "--split"),
         (["evaluat"], 2, "evaluate"),
     ],
 )
-def test_mistakes_end_with_a_status_and_a_hint(
-    command, capsys, arguments, status, message
+def test_mistakes_end_with_a_status_and_a_remedy(
+    command, trained, capsys, arguments, status, message
 ):
     with pytest.raises(SystemExit) as stop:
         command(*arguments)
     assert stop.value.code == status
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not trained
 
 
-def test_settings_outside_their_range_are_refused_by_their_flag():
-    @dataclass
-    class Settings:
-        max_tokens: int = 3
-        patience: int | None = None
-
-    cli.check_ranges(Settings(), max_tokens=(1, 3), patience=(1, 2))
-    with pytest.raises(BadInput, match="--max-tokens 0 must be from 1 to 3"):
-        cli.check_ranges(Settings(0), max_tokens=(1, 3))
+def test_a_report_is_one_line_of_json(capsys):
+    report = {"accuracy": 0.5, "classes": {"schön": {"examples": 3}}}
+    cli.print_json(report)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "schön" in out
+    assert json.loads(out) == report

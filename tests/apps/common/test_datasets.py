@@ -1,5 +1,5 @@
-import itertools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,48 +7,74 @@ import pytest
 from apps.common import datasets
 from apps.common.errors import BadInput
 
+CLASSES = ("ant", "bee", "cat")
+
 
 @dataclass(frozen=True)
 class Examples:
-    """The least that examples must be able to do."""
+    """Numbered examples of three classes."""
 
-    names: list[int]
+    names: list[str]
     labels: np.ndarray
+    class_names: tuple[str, ...] = CLASSES
 
     def __len__(self):
         return len(self.names)
 
-    def __getitem__(self, indices):
-        return Examples([self.names[i] for i in indices], self.labels[indices])
+
+@dataclass(frozen=True)
+class Sentences:
+    """Examples without classes."""
+
+    names: list[str]
+
+    def __len__(self):
+        return len(self.names)
 
 
-CLASSES = ["ant", "bee", "cat"]
-
-
-def make(*counts, start=0):
-    """Examples with so many of each class, named by numbers."""
+def make(*counts, prefix="example"):
+    """Returns so many examples of each class."""
     labels = np.repeat(np.arange(len(counts)), counts)
-    return Examples(list(range(start, start + len(labels))), labels)
+    return Examples([f"{prefix} {i}" for i in range(len(labels))], labels)
 
 
-def complete(splits, fraction=0.1, seed=0):
-    return datasets.complete_splits(splits, fraction, seed, "mine", CLASSES)
+def complete(splits, held_out=None, fraction=0.1, seed=0):
+    config = SimpleNamespace(data="mine", validation_fraction=fraction, seed=seed)
+    return datasets.complete_splits(splits, config, held_out)
 
 
 def counts(examples):
     return np.bincount(examples.labels, minlength=3).tolist()
 
 
-def test_what_is_missing_is_held_out_with_equal_shares_of_every_class():
+def test_taking_examples_takes_every_column():
+    taken = datasets.take(make(2, 1, 1), [3, 0])
+    assert taken.names == ["example 3", "example 0"]
+    assert taken.labels.tolist() == [2, 0]
+    assert taken.class_names == CLASSES  # A tuple belongs to all examples.
+    nothing = datasets.take(make(2, 1, 1), iter(()))
+    assert (len(nothing), nothing.labels.shape) == (0, (0,))
+
+
+def test_joining_parts_keeps_their_order():
+    joined = datasets.join(iter([make(1, 1), make(0, 0, 1, prefix="other")]))
+    assert joined.names == ["example 0", "example 1", "other 0"]
+    assert joined.labels.tolist() == [0, 1, 2]
+    assert joined.class_names == CLASSES
+
+
+def test_missing_splits_are_drawn_with_equal_shares_of_every_class():
     whole = make(80, 40, 40)
     splits = complete({"train": whole})
     assert counts(splits["test"]) == [20, 10, 10]  # A quarter.
-    assert counts(splits["validation"]) == [6, 3, 3]  # A tenth of what is left.
+    assert counts(splits["validation"]) == [6, 3, 3]  # A tenth of the rest.
     assert counts(splits["train"]) == [54, 27, 27]
+    assert datasets.sizes(splits) == {"train": 108, "test": 40, "validation": 12}
+    labels = dict(zip(whole.names, whole.labels, strict=True))
     names = [name for split in splits.values() for name in split.names]
-    assert sorted(names) == whole.names  # Each example once.
+    assert sorted(names) == sorted(whole.names)  # Each example once.
     for split in splits.values():
-        assert (whole.labels[split.names] == split.labels).all()
+        assert [labels[name] for name in split.names] == split.labels.tolist()
 
 
 def test_splits_depend_on_the_seed_alone():
@@ -59,63 +85,128 @@ def test_splits_depend_on_the_seed_alone():
     assert first == again != other
 
 
-def test_given_splits_are_kept_as_they_are():
+def test_splits_of_the_data_are_kept():
     given = {
         "train": make(5, 5, 5),
-        "validation": make(1, 1, 1, start=100),
-        "test": make(2, 2, 2, start=200),
+        "validation": make(1, 1, 1, prefix="other"),
+        "test": make(2, 2, 2, prefix="third"),
     }
     before = dict(given)
     splits = complete(given)
     assert splits == before
     assert given == before
+    assert splits.held_out == {}
 
 
 def test_a_validation_split_alone_is_for_testing():
-    given = make(2, 2, 2, start=100)
+    given = make(2, 2, 2, prefix="other")
     splits = complete({"train": make(8, 8, 8), "validation": given})
     assert splits["test"] is given
-    assert max(splits["validation"].names) < 100
+    assert all(name.startswith("example") for name in splits["validation"].names)
     assert len(splits["train"]) + len(splits["validation"]) == 24
+    assert list(splits.held_out) == ["validation"]
 
 
-def test_with_a_test_split_only_validation_is_held_out():
-    given = make(2, 2, 2, start=100)
+def test_with_a_test_split_only_validation_is_drawn():
+    given = make(2, 2, 2, prefix="other")
     splits = complete({"train": make(10, 10, 10), "test": given}, fraction=0.2)
     assert splits["test"] is given
     assert counts(splits["validation"]) == [2, 2, 2]
 
 
-def test_what_is_learned_from_has_every_class_however_much_is_held_out():
-    for fraction in (0.01, 0.1, 0.25):
-        kept, taken = datasets.hold_out(make(2, 3, 9), fraction, 0, "mine", CLASSES)
-        assert min(counts(kept)) >= 1
+def test_recorded_examples_are_held_out_again_when_the_data_has_grown():
+    before = complete({"train": make(8, 8, 8)})
+    assert {split: len(ids) for split, ids in before.held_out.items()} == {
+        "test": 6,
+        "validation": 3,
+    }
+    for grown in (
+        datasets.join([make(4, 4, 4, prefix="a new one"), make(8, 8, 8)]),
+        datasets.join([make(8, 8, 8), make(0, 1, prefix="one")]),
+    ):
+        drawn_again = complete({"train": grown})
+        after = complete({"train": grown}, before.held_out)
+        for split in ("test", "validation"):
+            assert set(after[split].names) == set(before[split].names)
+            assert set(drawn_again[split].names) != set(before[split].names)
+        assert sum(map(len, after.values())) == len(grown)
+
+
+def test_recorded_examples_that_were_deleted_are_left_out():
+    before = complete({"train": make(8, 8, 8)})
+    deleted = before["test"].names[0]
+    whole = make(8, 8, 8)
+    kept = [i for i, name in enumerate(whole.names) if name != deleted]
+    after = complete({"train": datasets.take(whole, kept)}, before.held_out)
+    assert set(after["test"].names) == set(before["test"].names) - {deleted}
+    assert set(after["validation"].names) == set(before["validation"].names)
+
+
+def test_other_data_than_the_recorded_is_named():
+    before = complete({"train": make(8, 8, 8)})
+    other = make(8, 8, 8, prefix="other")
+    with pytest.raises(BadInput, match=r"^mine has none of the examples .* for test;"):
+        complete({"train": other}, before.held_out)
+
+
+def test_ids_tell_examples_of_equal_names_apart():
+    ids = datasets.example_ids(Sentences(["so", "no", "so", "so", "\udce9"]))
+    assert len(set(ids)) == 5
+    assert ids[2] == f"{ids[0]}-1"
+    assert ids[3] == f"{ids[0]}-2"
+    assert ids[:2] == datasets.example_ids(Sentences(["so", "no"]))
+
+
+def test_equal_examples_are_held_out_again_too():
+    whole = Sentences(["so", "no", "so", "yes"] * 5)
+    before = complete({"train": whole})
+    after = complete({"train": whole}, before.held_out)
+    for split in before:
+        assert sorted(after[split].names) == sorted(before[split].names)
+
+
+def test_training_keeps_every_class_however_much_is_drawn():
+    for fraction in (0.01, 0.1, 0.25, 0.5):
+        kept, taken = datasets.draw(make(2, 3, 9), fraction, 0, "mine")
+        assert set(make(2, 3, 9).labels[kept]) == {0, 1, 2}
         assert len(taken) >= 3
-
-
-class Sentences(list):
-    """Examples without classes."""
-
-    def __getitem__(self, indices):
-        return Sentences(super(Sentences, self).__getitem__(i) for i in indices)
+        assert sorted([*kept, *taken]) == list(range(14))
 
 
 def test_examples_need_no_classes():
-    whole = Sentences(f"sentence {i}" for i in range(80))
-    splits = datasets.complete_splits({"train": whole}, 0.1, 0, "mine")
-    sizes = {name: len(split) for name, split in splits.items()}
-    assert sizes == {"train": 54, "validation": 6, "test": 20}
-    assert sorted(itertools.chain(*splits.values())) == sorted(whole)
+    splits = complete({"train": Sentences([f"sentence {i}" for i in range(80)])})
+    assert datasets.sizes(splits) == {"train": 54, "test": 20, "validation": 6}
     for number in (0, 1):
         few = {"train": Sentences(["so"] * number)}
         with pytest.raises(BadInput, match=f"^mine has {number} usable example; add"):
-            datasets.complete_splits(few, 0.1, 0, "mine")
+            complete(few)
 
 
-@pytest.mark.parametrize(("examples", "number"), [(1, 1), (0, 0)])
-def test_a_class_that_cannot_be_split_is_named(examples, number):
-    with pytest.raises(BadInput, match=f"^mine has {number} usable .* class bee;"):
+@pytest.mark.parametrize("examples", [1, 0])
+def test_a_class_that_cannot_be_split_is_named(examples):
+    with pytest.raises(BadInput, match=f"^mine has {examples} usable .* class bee;"):
         complete({"train": make(4, examples, 4)})
+
+
+def test_one_split_or_all_are_picked():
+    splits = complete({"train": make(8, 8, 8), "more": make(1, prefix="more")})
+    assert datasets.pick_split(splits, "test", "mine") is splits["test"]
+    everything = datasets.pick_split(splits, "all", "mine")
+    assert sorted(everything.names) == sorted(make(8, 8, 8).names)
+    with pytest.raises(BadInput, match=r"^mine has no split 'tset'; did you mean"):
+        datasets.pick_split(splits, "tset", "mine")
+    empty = {"test": make(0)}
+    with pytest.raises(BadInput, match=r"^mine has no examples for test; choose"):
+        datasets.pick_split(empty, "test", "mine")
+
+
+@pytest.mark.parametrize(
+    ("examples", "number", "chosen"),
+    [(12, 4, [0, 3, 7, 11]), (5, 2, [0, 4]), (3, 9, [0, 1, 2]), (1, 1, [0])],
+)
+def test_a_few_examples_lie_at_equal_distances(examples, number, chosen):
+    some = datasets.evenly(make(examples), number)
+    assert some.names == [f"example {i}" for i in chosen]
 
 
 @pytest.fixture(scope="module")
@@ -147,32 +238,29 @@ def tiny(tmp_path_factory):
     return make
 
 
-def test_tensorflow_datasets_are_read_under_our_names_of_splits(tiny):
+def test_splits_of_tensorflow_datasets_get_our_names(tiny):
     name = tiny("tiny_numbers", train=6, valid=2, extra=3)
     splits, features = datasets.read_tensorflow_dataset(
         name, ("number", "label"), "counting"
     )
-    assert {split: len(records) for split, records in splits.items()} == {
-        "train": 6,
-        "validation": 2,
-    }
+    assert datasets.sizes(splits) == {"train": 6, "validation": 2}
     records = sorted((row["number"], row["label"]) for row in splits["train"])
     assert records == [(10 * i, i % 3) for i in range(6)]
-    assert features["label"].names == CLASSES
+    assert features["label"].names == list(CLASSES)
 
 
 def test_data_sets_that_do_not_fit_are_named(tiny):
     name = tiny("tiny_tests", test=3)
     for arguments, says in (
-        ((name, ("image",), "pictures"), "no `image`; choose .* for pictures"),
+        ((name, ("image",), "drawing"), "no `image`; choose .* for drawing"),
         ((name, ("number",), "counting"), "no split named `train`"),
-        (("mnst", ("image",), "pictures"), "'mnst'; did you mean 'mnist'"),
+        (("mnst", ("image",), "drawing"), "'mnst'; did you mean 'mnist'"),
     ):
         with pytest.raises(BadInput, match=says):
             datasets.read_tensorflow_dataset(*arguments)
 
 
-def test_what_cannot_be_downloaded_is_named(monkeypatch):
+def test_a_data_set_that_cannot_be_downloaded_is_named(monkeypatch):
     import tensorflow_datasets as tfds
 
     def fail(self, **options):
@@ -181,10 +269,10 @@ def test_what_cannot_be_downloaded_is_named(monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     says = "tfds:mnist could not be downloaded: no route to host; check the network"
     with pytest.raises(BadInput, match=says):
-        datasets.read_tensorflow_dataset("mnist", ("image", "label"), "pictures")
+        datasets.read_tensorflow_dataset("mnist", ("image", "label"), "drawing")
 
 
-def test_classes_count_alike_when_weighted():
+def test_weighted_classes_count_alike():
     weights = datasets.balanced_weights(np.array([0, 0, 0, 1]), 3)
     assert weights[0] * 3 == pytest.approx(weights[1] * 1)
     assert np.isfinite(weights).all()

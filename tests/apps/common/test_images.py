@@ -10,11 +10,11 @@ from apps.common import images
 from apps.common.errors import BadInput
 from apps.image_classification import edge
 from apps.semantic_segmentation.edge import prepare
-from tests.conftest import picture
 
-RGB = np.asarray(picture((120, 90, 60), seed=0, size=(61, 45)))
+RNG = np.random.default_rng(0)
+RGB = RNG.normal((120, 90, 60), 40, (45, 61, 3)).clip(0, 255).astype("uint8")
 RAMP = np.linspace(0, 65535, 61 * 45).reshape(45, 61).astype("uint16")
-ALPHA = np.random.default_rng(1).integers(0, 256, (45, 61, 1), "uint8")
+ALPHA = RNG.integers(0, 256, (45, 61, 1), "uint8")
 
 
 def encode(image, format, **options):
@@ -48,7 +48,7 @@ ENCODED = {
 @pytest.mark.parametrize("kind", ENCODED)
 def test_the_graph_and_the_device_decode_alike(kind):
     encoded = ENCODED[kind]
-    assert images.unreadable(encoded) is None
+    assert images.why_unreadable(encoded) is None
     decode = tf.function(images.decode_image)
     served = decode(encoded).numpy()
     assert served.shape == (45, 61, 3)
@@ -167,20 +167,46 @@ def test_reading_refuses_what_is_no_whole_image(tmp_path, monkeypatch):
             images.read_image(tmp_path / name)
         return str(error.value)
 
-    assert "not an image" in problem("text.jpg", b"no picture")
+    assert "not an image" in problem("text.jpg", b"no image")
     assert "not an image" in problem("empty.jpg", b"")
-    assert "cut short" in problem("cut.jpg", ENCODED["jpeg"][:-200])
-    assert "cut short" in problem("cut.png", ENCODED["png"][:-200])
+    assert "truncated" in problem("cut.jpg", ENCODED["jpeg"][:-200])
+    assert "truncated" in problem("cut.png", ENCODED["png"][:-200])
     assert "TIFF" in problem("tiff.jpg", encode(Image.fromarray(RGB), "TIFF"))
     with pytest.raises(BadInput, match=r"nowhere\.jpg cannot be read: No such"):
         images.read_image(tmp_path / "nowhere.jpg")
     # Pillow forgives these, TensorFlow does not.
-    assert "cut short" in problem("end.jpg", ENCODED["jpeg"][:-2])
-    assert "cut short" in problem("end.png", ENCODED["png"][:-12])
+    assert "truncated" in problem("end.jpg", ENCODED["jpeg"][:-2])
+    assert "truncated" in problem("end.png", ENCODED["png"][:-12])
     palette = encode(Image.fromarray(RGB).convert("P"), "BMP")
     assert "palette" in problem("palette.bmp", palette)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert "more than" in problem("huge.jpg", ENCODED["jpeg"])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_examples_are_loaded_cached_and_shuffled(cached):
+    loads = []
+
+    def load(number):
+        def record(value):
+            loads.append(int(value))
+            return value
+
+        return tf.ensure_shape(tf.py_function(record, [number], tf.int64), ())
+
+    def epochs(seed):
+        num_bytes = images.MAX_CACHE_BYTES + (0 if cached else 1)
+        dataset = images.load_and_shuffle(
+            tf.data.Dataset.range(20), load, num_bytes, seed
+        )
+        return [[int(each) for each in dataset] for _ in range(2)]
+
+    assert epochs(seed=None) == [list(range(20))] * 2
+    assert len(loads) == (20 if cached else 40)
+    first, second = epochs(seed=3)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert epochs(seed=3) == [first, second]
 
 
 def test_the_readable_images_of_a_folder(tmp_path):
@@ -196,8 +222,8 @@ def test_the_readable_images_of_a_folder(tmp_path):
         "cut.jpeg",
         "dangling.jpg",
     ]
-    readable, problems = images.skip_unreadable(paths)
-    assert readable.tolist() == [True, True, False, False]
+    is_readable, problems = images.find_readable(paths)
+    assert is_readable.tolist() == [True, True, False, False]
     assert len(problems) == 2
-    assert "cut.jpeg is damaged or cut short" in problems[0]
+    assert "cut.jpeg is damaged or truncated" in problems[0]
     assert "dangling.jpg cannot be read: No such file" in problems[1]

@@ -1,10 +1,26 @@
+import shutil
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common import predictors
+from apps.common import predictors, runs
 from apps.common.errors import BadInput
+from apps.common.predictors import load_predictor
 from tests.model_server import serve
+
+RAW = [b"\xff\x00", b"abc", b""]
+
+
+def string_function(function):
+    """Returns a `tf.function` of byte strings."""
+    encoded = tf.TensorSpec([None], tf.string, name="raw_bytes")
+    return tf.function(function, input_signature=[encoded])
+
+
+def no_run(path):
+    raise AssertionError(f"{path} is not a run")
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +28,7 @@ def saved_model(tmp_path_factory):
     """Answers with the length of each byte string, and with a text."""
     path = tmp_path_factory.mktemp("models") / "1"
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="raw_bytes")])
+    @string_function
     def serving_default(raw_bytes):
         return {
             "lengths": tf.cast(tf.strings.length(raw_bytes), tf.float32)[:, None],
@@ -23,65 +39,94 @@ def saved_model(tmp_path_factory):
     return path
 
 
-RAW = [b"\xff\x00", b"abc", b""]
-
-
-def check(predictor):
-    answers = predictor(RAW)
-    np.testing.assert_array_equal(answers["lengths"], [[2], [3], [0]])
-    assert [row[0].decode() for row in answers["texts"]] == ["é"] * 3
-
-
 def test_a_saved_model_a_rest_and_a_grpc_server_answer_alike(saved_model):
-    check(predictors.load_predictor(str(saved_model), load_run=None))
     with serve("letters", saved_model) as addresses:
-        for address in addresses:
-            check(predictors.load_predictor(address, load_run=None))
+        for where in (str(saved_model), *addresses):
+            answers = load_predictor(where, no_run)(RAW)
+            np.testing.assert_array_equal(answers["lengths"], [[2], [3], [0]])
+            assert [row[0].decode() for row in answers["texts"]] == ["é"] * 3
+
+
+def split_bytes(order):
+    """Returns a function that splits byte strings, in this order of the parts."""
+
+    @string_function
+    def answer(raw_bytes):
+        ends = [tf.strings.substr(raw_bytes, 0, 1), raw_bytes][::order]
+        return {
+            "part_bytes": tf.stack(ends, axis=1),
+            "order": tf.fill([tf.size(raw_bytes)], order),
+        }
+
+    return answer
 
 
 @pytest.fixture(scope="module")
 def two_signatures(tmp_path_factory):
-    """Gives each byte string back, cut in two; by `backwards` the other way round."""
     path = tmp_path_factory.mktemp("models") / "1"
-
-    def give_back(order):
-        def answer(raw_bytes):
-            ends = [tf.strings.substr(raw_bytes, 0, 1), raw_bytes][::order]
-            return {
-                "part_bytes": tf.stack(ends, axis=1),
-                "order": tf.fill([tf.size(raw_bytes)], order),
-            }
-
-        encoded = tf.TensorSpec([None], tf.string, name="raw_bytes")
-        return tf.function(answer, input_signature=[encoded])
-
-    signatures = {"serving_default": give_back(1), "backwards": give_back(-1)}
+    signatures = {"serving_default": split_bytes(1), "backwards": split_bytes(-1)}
     tf.saved_model.save(tf.Module(), str(path), signatures=signatures)
     return path
 
 
-def test_another_signature_and_binary_outputs_are_answered_alike(two_signatures):
+def test_other_signatures_and_binary_outputs_are_the_same_everywhere(two_signatures):
     expected = np.array([[b"\xff", b"\xff\x00"], [b"a", b"abc"], [b"", b""]], object)
     with serve("halves", two_signatures) as addresses:
         for where in (str(two_signatures), *addresses):
             for signature, order in (("serving_default", 1), ("backwards", -1)):
-                answers = predictors.load_predictor(where, None, signature)(RAW)
+                answers = load_predictor(where, no_run, signature)(RAW)
                 assert answers["order"].tolist() == [order] * 3
                 parts = answers["part_bytes"].tolist()
                 assert parts == expected[:, ::order].tolist()
 
 
-def test_an_unknown_signature_is_refused(two_signatures):
+def test_an_unknown_signature_is_refused(two_signatures, run):
+    signatures = {"backwards": None, "serving_default": None}
     with serve("halves", two_signatures) as addresses:
-        for where in (str(two_signatures), *addresses):
-            with pytest.raises(BadInput, match="has no signature 'upwards', only back"):
-                predictors.load_predictor(where, None, "upwards")
+        for where in (str(two_signatures), *addresses, str(run)):
+            says = "has no signature 'upwards', only backwards, serving_default;"
+            with pytest.raises(BadInput, match=says):
+                load_predictor(where, lambda run: signatures, "upwards")
 
 
-def test_a_run_is_loaded_by_its_application(tmp_path):
+@pytest.fixture
+def run(tmp_path):
+    """A directory that looks like a run."""
     (tmp_path / "model.keras").write_bytes(b"")
-    load_run = {tmp_path: "the predictor"}.get
-    assert predictors.load_predictor(str(tmp_path), load_run) == "the predictor"
+    return tmp_path
+
+
+def test_a_run_is_loaded_by_its_application(run):
+    def load_signatures(path):
+        assert path == run
+        return {"serving_default": split_bytes(1), "backwards": split_bytes(-1)}
+
+    for arguments, order in (((), 1), (("backwards",), -1)):
+        answers = load_predictor(str(run), load_signatures, *arguments)(RAW)
+        assert isinstance(answers["order"], np.ndarray)
+        assert answers["order"].tolist() == [order] * 3
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no header\nat all"), OSError("no header"), EOFError()]
+)
+def test_a_damaged_run_is_named(run, error):
+    def load_signatures(path):
+        raise error
+
+    says = "cannot be loaded .(no header|EOFError).; its files are damaged"
+    with pytest.raises(BadInput, match=says):
+        load_predictor(str(run), load_signatures)
+
+
+@pytest.mark.parametrize("error", [BadInput("data/x is missing"), ZeroDivisionError()])
+def test_other_errors_of_loading_a_run_stay_what_they_are(run, error):
+    def load_signatures(path):
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        load_predictor(str(run), load_signatures)
+    assert raised.value is error
 
 
 def test_a_bundle_is_asked_through_its_own_program(tmp_path):
@@ -91,17 +136,109 @@ def test_a_bundle_is_asked_through_its_own_program(tmp_path):
         "    return lambda inputs: {'read': path.read_bytes(), 'inputs': inputs}\n"
     )
     for where in (tmp_path, tmp_path / "model.tflite"):
-        predictor = predictors.load_predictor(str(where), load_run=None)
+        predictor = load_predictor(str(where), no_run)
         assert predictor([b"x"]) == {"read": b"content", "inputs": [b"x"]}
 
 
-def test_a_bundle_is_handed_the_signature_unless_it_is_the_default(tmp_path):
+def test_a_bundle_gets_the_signature_unless_it_is_the_default(tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"content")
     (tmp_path / "run.py").write_text(
-        "def load_model(path, *signatures):\n    return signatures\n"
+        "def load_model(path, signature='its own'):\n    return signature\n"
     )
-    assert predictors.load_predictor(str(tmp_path), None) == ()
-    assert predictors.load_predictor(str(tmp_path), None, "other") == ("other",)
+    assert load_predictor(str(tmp_path), no_run) == "its own"
+    assert load_predictor(str(tmp_path), no_run, "other") == "other"
+
+
+def test_a_bundle_with_one_signature_refuses_others(tmp_path):
+    (tmp_path / "model.tflite").write_bytes(b"content")
+    (tmp_path / "run.py").write_text("def load_model(path):\n    return path\n")
+    assert load_predictor(str(tmp_path), no_run) == tmp_path / "model.tflite"
+    with pytest.raises(BadInput, match="no signature 'other', only serving_default;"):
+        load_predictor(str(tmp_path), no_run, "other")
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (
+            "FileNotFoundError(2, 'No such file', 'labels.txt')",
+            r"labels\.txt is missing",
+        ),
+        ("ValueError('not a flatbuffer')", "is no complete edge bundle; export it"),
+    ],
+)
+def test_an_incomplete_bundle_is_named(tmp_path, raised, says):
+    (tmp_path / "model.tflite").write_bytes(b"content")
+    (tmp_path / "run.py").write_text(f"def load_model(path):\n    raise {raised}\n")
+    with pytest.raises(BadInput, match=says):
+        load_predictor(str(tmp_path), no_run)
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str
+    beam_size: int = 5
+    sizes: tuple[int, ...] = ()
+
+
+TRAINED = Config("data/mine", 7, (1, 2))
+HELD_OUT = {"test": ["a", "b"]}
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A run, and an export of the same training, as the recipe leaves them."""
+    runs.start(TRAINED, tmp_path / "run", HELD_OUT)
+    served = tmp_path / "served"
+    (served / "1/assets.extra").mkdir(parents=True)
+    (served / "edge").mkdir()
+    (served / "edge/float32.tflite").touch()
+    card = {"config": {"data": "data/mine", "beam_size": 7, "sizes": [1, 2]}}
+    for folder in (served, served / "1/assets.extra"):
+        runs.write_json(folder / "card.json", card)
+        runs.write_json(folder / "held_out.json", HELD_OUT)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "model", ["run", "served/1", "served/edge", "served/edge/float32.tflite"]
+)
+def test_models_record_their_training(recorded, model):
+    def settings(*arguments, **overrides):
+        return predictors.data_settings(
+            Config, str(recorded / model), *arguments, **overrides
+        )
+
+    assert settings() == (TRAINED, False, HELD_OUT)
+    assert settings("./data/mine") == (
+        Config("./data/mine", 7, (1, 2)),
+        False,
+        HELD_OUT,
+    )
+    # Other data has no held-out examples.
+    assert settings("data/other") == (Config("data/other", 7, (1, 2)), True, {})
+    changed, is_other_data, _ = settings(beam_size=1, sizes=None)
+    assert (changed, is_other_data) == (Config("data/mine", 1, (1, 2)), False)
+
+
+def test_an_earlier_version_keeps_its_own_record(recorded):
+    newer = {"config": {"data": "data/newer"}}
+    runs.write_json(recorded / "served/card.json", newer)
+    settings = predictors.data_settings(Config, str(recorded / "served/1"))
+    assert settings.config == TRAINED
+    settings = predictors.data_settings(Config, str(recorded / "served/edge"))
+    assert settings.config.data == "data/newer"
+
+
+@pytest.mark.parametrize("model", ["http://127.0.0.1:9/v1/models/x", "moved/edge"])
+def test_without_a_record_data_must_be_named(recorded, model):
+    if not model.startswith("http"):
+        shutil.copytree(recorded / "served/edge", recorded / model)
+        model = str(recorded / model)
+    with pytest.raises(BadInput, match="does not record what it was trained on; add"):
+        predictors.data_settings(Config, model)
+    settings = predictors.data_settings(Config, model, "data/other")
+    assert settings == (Config("data/other"), True, {})
 
 
 def test_batches_are_joined_in_order():
@@ -158,22 +295,20 @@ def test_all_axes_are_padded():
 )
 def test_what_is_no_model_is_named(where, message):
     with pytest.raises(BadInput, match=message):
-        predictors.load_predictor(where, load_run=None)
+        load_predictor(where, no_run)
 
 
 def test_servers_say_what_they_lack(saved_model):
     with serve("letters", saved_model) as addresses:
         for address in addresses:
             with pytest.raises(BadInput, match="answered: "):
-                predictors.load_predictor(
-                    address.replace("letters", "other"), load_run=None
-                )
+                load_predictor(address.replace("letters", "other"), no_run)
 
 
 def test_broken_models_are_named(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"junk")
     with pytest.raises(BadInput, match="cannot be loaded as a SavedModel"):
-        predictors.load_predictor(str(tmp_path), load_run=None)
+        load_predictor(str(tmp_path), no_run)
     (tmp_path / "alone.tflite").write_bytes(b"junk")
     with pytest.raises(BadInput, match=r"has no run\.py beside it"):
-        predictors.load_predictor(str(tmp_path / "alone.tflite"), load_run=None)
+        load_predictor(str(tmp_path / "alone.tflite"), no_run)

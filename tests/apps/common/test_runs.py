@@ -22,10 +22,6 @@ X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = (X.sum(axis=1, keepdims=True) > 0).astype("float32")
 
 
-class KilledError(Exception):
-    pass
-
-
 def make_model(learning_rate=0.05):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, "sigmoid")])
@@ -38,32 +34,32 @@ def make_model(learning_rate=0.05):
 
 
 def batches():
-    """Four batches an epoch."""
+    """Returns four batches."""
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
 
 
-def kill(model, in_step):
-    """Makes the model's training die in one of its steps."""
+class KilledError(Exception):
+    pass
 
-    class Killer(keras.callbacks.Callback):
-        step = 0
 
-        def on_train_batch_end(self, batch, logs=None):
-            self.step += 1
-            if self.step == in_step:
-                raise KilledError
+class Killer(keras.callbacks.Callback):
+    """Ends a training in one of its steps."""
 
-    fit = model.fit
-    model.fit = lambda *arguments, callbacks, **options: fit(
-        *arguments, callbacks=[*callbacks, Killer()], **options
-    )
+    def __init__(self, in_step):
+        super().__init__()
+        self.steps_left = in_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps_left -= 1
+        if self.steps_left == 0:
+            raise KilledError
 
 
 def test_a_run_is_reopened_only_with_the_same_settings(tmp_path):
     run = tmp_path / "run"
     assert runs.finished(Config(), run) is None
     assert not run.exists()
-    runs.start(Config(), run)
+    runs.start(Config(), run, {})
     assert runs.finished(Config(), run) is None
     assert runs.load_config(Config, run) == Config()
     with pytest.raises(BadInput, match=r"another epochs, seed; pass --run"):
@@ -72,16 +68,38 @@ def test_a_run_is_reopened_only_with_the_same_settings(tmp_path):
 
 def test_tuples_survive_a_round_trip(tmp_path):
     for config in (Config(sizes=(7, 5, 6)), Config(sizes=())):
-        runs.start(config, tmp_path)
+        runs.start(config, tmp_path, {})
         assert runs.load_config(Config, tmp_path) == config
         assert runs.finished(config, tmp_path) is None
     with pytest.raises(BadInput, match="another sizes"):
         runs.finished(Config(sizes=(7, 5, 8)), tmp_path)
 
 
+def test_settings_of_another_version_are_named():
+    with pytest.raises(BadInput, match="had the settings fine_tune, told; train or"):
+        runs.make_config(Config, {"seed": 1, "told": 0.5, "fine_tune": 1})
+
+
+def test_held_out_examples_are_recorded(tmp_path):
+    assert runs.read_held_out(tmp_path) == {}
+    held_out = {"test": ["a1", "b2"], "validation": ["c3"]}
+    runs.start(Config(), tmp_path, held_out)
+    assert runs.read_held_out(tmp_path) == held_out
+
+
+def test_the_dtype_policy_is_restored():
+    before = keras.config.dtype_policy().name
+    with runs.dtype_policy("mixed_bfloat16"):
+        assert keras.layers.Dense(1).compute_dtype == "bfloat16"
+    assert keras.config.dtype_policy().name == before
+    with pytest.raises(KilledError), runs.dtype_policy("mixed_float16"):
+        raise KilledError
+    assert keras.config.dtype_policy().name == before
+
+
 def test_without_validation_the_last_epoch_is_kept(tmp_path):
     def losing(learning_rate):
-        """A model that becomes worse with every epoch."""
+        """Returns a model that becomes worse with every epoch."""
         model = make_model()
         model.compile(keras.optimizers.SGD(-learning_rate), "mse", metrics=["accuracy"])
         return model
@@ -105,44 +123,43 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path):
     assert (summary["best_epoch"], summary["epochs"]) == (4, 4)
 
 
-def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path):
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path):
     (tmp_path / "whole").mkdir()
     whole = make_model()
     runs.fit(whole, batches(), batches(), tmp_path / "whole", phase="only", epochs=3)
 
     run = tmp_path / "interrupted"
     run.mkdir()
-    model = make_model()
-    kill(model, in_step=6)  # In the middle of the second epoch.
+    # In the middle of the second epoch.
+    only = {"phase": "only", "epochs": 3}
     with pytest.raises(KilledError):
-        runs.fit(model, batches(), batches(), run, phase="only", epochs=3)
+        runs.fit(make_model(), batches(), batches(), run, **only, callbacks=[Killer(6)])
     assert len(runs.read_history(run)) == 1
 
     again = make_model()
-    runs.fit(again, batches(), batches(), run, phase="only", epochs=3)
+    runs.fit(again, batches(), batches(), run, **only)
     for mine, theirs in zip(again.weights, whole.weights, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
     assert [row["epoch"] for row in runs.read_history(run)] == [0, 1, 2]
 
-    # What is finished is not done again.
-    runs.fit(make_model(), batches(), batches(), run, phase="only", epochs=3)
+    # A finished phase is not trained again.
+    runs.fit(make_model(), batches(), batches(), run, **only)
     assert len(runs.read_history(run)) == 3
 
 
-def test_an_interrupted_second_phase_continues(tmp_path):
-    def train(run, interrupt=lambda model: None):
+def test_an_interrupted_second_phase_resumes(tmp_path):
+    def train(run, callbacks=()):
         run.mkdir(exist_ok=True)
         model = make_model()
         runs.fit(model, batches(), batches(), run, phase="first", epochs=2)
         model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["accuracy"])
-        interrupt(model)
         second = {"phase": "second", "initial_epoch": 2, "epochs": 5}
-        runs.fit(model, batches(), batches(), run, **second)
+        runs.fit(model, batches(), batches(), run, **second, callbacks=callbacks)
         return model
 
     whole = train(tmp_path / "whole")
     with pytest.raises(KilledError):
-        train(tmp_path / "run", interrupt=lambda model: kill(model, in_step=6))
+        train(tmp_path / "run", callbacks=[Killer(6)])
     assert len(runs.read_history(tmp_path / "run")) == 3
     again = train(tmp_path / "run")
     for mine, theirs in zip(again.weights, whole.weights, strict=True):
@@ -151,7 +168,7 @@ def test_an_interrupted_second_phase_continues(tmp_path):
     assert epochs == [0, 1, 2, 3, 4]
 
 
-def test_a_phase_that_ended_early_is_not_taken_up_again(tmp_path):
+def test_a_phase_that_ended_early_is_not_resumed(tmp_path):
     for _ in range(2):
         model = make_model(learning_rate=0.0)
         phase = {"phase": "only", "epochs": 9, "patience": 1}
@@ -159,13 +176,13 @@ def test_a_phase_that_ended_early_is_not_taken_up_again(tmp_path):
         assert len(runs.read_history(tmp_path)) == 2
 
 
-def test_a_callback_can_add_the_metric_that_is_monitored(tmp_path):
+def test_a_callback_can_add_the_monitored_metric(tmp_path):
     class Adder(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             logs["val_bleu"] = [3.0, 7.0, 5.0, 4.0, 9.0][epoch]
 
     options = {"monitor": "val_bleu", "mode": "max", "patience": 2}
-    for _ in range(2):  # What is finished is not done again.
+    for _ in range(2):  # A finished phase is not trained again.
         runs.fit(
             make_model(),
             batches(),
@@ -196,18 +213,18 @@ def test_the_best_epoch_is_kept_across_interruptions(tmp_path):
     for loss in (3.0, 1.0, 2.0):
         epoch(callback, loss)
     epoch(runs.BestModel(path, "val_loss", "min", best=1.0), 1.5)
-    assert keras.saving.load_model(path).layers[0].bias.numpy() == [1.0]
+    assert keras.saving.load_model(path, compile=False).layers[0].bias.numpy() == [1.0]
     epoch(runs.BestModel(path, "val_loss", "min", best=1.0), 0.5)
-    assert keras.saving.load_model(path).layers[0].bias.numpy() == [0.5]
+    assert keras.saving.load_model(path, compile=False).layers[0].bias.numpy() == [0.5]
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
 
 
-def test_early_stopping_measures_itself_against_the_best_epoch_so_far(tmp_path):
+def test_early_stopping_compares_with_the_best_epoch_so_far(tmp_path):
     with (tmp_path / "history.csv").open("w") as file:
         writer = csv.writer(file)
         names = ["epoch", "accuracy", "loss", "seconds", "val_accuracy", "val_loss"]
         writer.writerow(names)
-        writer.writerow([0, 1, 0, 1, 1, 0])  # Cannot be improved upon.
+        writer.writerow([0, 1, 0, 1, 1, 0])  # No later epoch is better.
     runs.fit(
         make_model(learning_rate=0.0),
         batches(),
@@ -221,7 +238,7 @@ def test_early_stopping_measures_itself_against_the_best_epoch_so_far(tmp_path):
     assert len(runs.read_history(tmp_path)) == 3
 
 
-def test_the_summary_tells_the_best_epoch(tmp_path):
+def test_the_summary_has_the_best_epoch(tmp_path):
     (tmp_path / "history.csv").write_text(
         "epoch,seconds,val_accuracy,val_loss\n"
         "0,60,0.5,3\n1,60,0.9,1\n1,30,0.8,2\n2,30,0.7,2.5\n"
@@ -236,11 +253,21 @@ def test_the_summary_tells_the_best_epoch(tmp_path):
         "minutes": 2.0,
     }
     assert runs.summary(tmp_path) == summary
-    runs.start(Config(), tmp_path)
+    runs.start(Config(), tmp_path, {})
     assert runs.finished(Config(), tmp_path) == summary
 
 
-def test_pictures_of_an_evaluation_lie_in_the_run_or_beside_all_runs(tmp_path):
+def test_only_a_finished_run_is_accepted_for_export(tmp_path):
+    with pytest.raises(BadInput, match=r"^--run .* holds no trained model; run train"):
+        runs.require_finished(tmp_path)
+    (tmp_path / "model.keras").touch()
+    with pytest.raises(BadInput, match=r"^--run .* is not finished; run its train"):
+        runs.require_finished(tmp_path)
+    runs.write_json(tmp_path / "finished.json", {"epochs": 1})
+    assert runs.require_finished(tmp_path) == {"epochs": 1}
+
+
+def test_figures_of_an_evaluation_lie_in_the_run_or_beside_all_runs(tmp_path):
     (tmp_path / "model.keras").touch()
     folder = runs.evaluation_folder(str(tmp_path), "reading")
     assert folder == tmp_path / "evaluation"
@@ -249,19 +276,13 @@ def test_pictures_of_an_evaluation_lie_in_the_run_or_beside_all_runs(tmp_path):
         assert folder.as_posix() == "runs/reading/evaluation"
 
 
-def test_files_are_written_in_one_step(tmp_path, monkeypatch):
-    path = tmp_path / "tokenizer.model"
-    runs.write_bytes(path, b"\x00old")
-    runs.write_json(tmp_path / "classes.json", ["schön"])
-    assert path.read_bytes() == b"\x00old"
-    assert "schön" in (tmp_path / "classes.json").read_text("utf-8")
-    assert len(list(tmp_path.iterdir())) == 2
-
-    def kill(*arguments):
-        raise KilledError
-
-    monkeypatch.setattr(runs.os, "replace", kill)
-    for write, content in ((runs.write_bytes, b"new"), (runs.write_json, "new")):
-        with pytest.raises(KilledError):
-            write(path, content)
-        assert path.read_bytes() == b"\x00old"
+def test_files_are_replaced_in_one_step(tmp_path):
+    path = tmp_path / "classes.json"
+    runs.write_json(path, ["schön"])
+    assert "schön" in path.read_text("utf-8")
+    # Whoever has the old file open still reads all of it.
+    with path.open("rb") as earlier:
+        runs.write_bytes(path, b"\x00new")
+        assert "schön" in earlier.read().decode()
+    assert path.read_bytes() == b"\x00new"
+    assert [file.name for file in tmp_path.iterdir()] == ["classes.json"]

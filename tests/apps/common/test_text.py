@@ -13,7 +13,7 @@ COLUMNS = {"text_column": "text", "label_column": "label"}
 
 
 def read(path):
-    """The rows without their line numbers."""
+    """Returns the rows without their line numbers."""
     return [values for _, values in text.read_table(path, COLUMNS)]
 
 
@@ -22,19 +22,19 @@ def write(path, *rows, encoding="utf-8"):
     return path
 
 
-def test_quotes_are_letters_in_tsv(tmp_path):
+def test_quotes_are_ordinary_letters_in_tsv(tmp_path):
     path = write(tmp_path / "a.tsv", "text\tlabel", '"so" bad\tno', 'a 5" hole\tno')
     assert read(path) == [('"so" bad', "no"), ('a 5" hole', "no")]
 
 
-def test_quoted_fields_of_csv_have_commas_and_lines(tmp_path):
+def test_quoted_csv_fields_may_have_commas_and_line_breaks(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'label,text\nno,"first, ""second""\r\nthird"\nyes,good\n')
     assert read(path) == [('first, "second"\r\nthird', "no"), ("good", "yes")]
 
 
 @pytest.mark.parametrize("ending", ["tsv", "csv"])
-def test_packed_tables_are_read(ending, tmp_path):
+def test_gzipped_tables_are_read(ending, tmp_path):
     separator = {"tsv": "\t", "csv": ","}[ending]
     rows = "".join(f"{a}{separator}{b}\n" for a, b in (("text", "label"), ("ü", "no")))
     path = tmp_path / f"a.{ending}.gz"
@@ -48,13 +48,13 @@ def test_endings_may_be_in_capitals(tmp_path):
     assert read(path) == [("good", "positive")]
 
 
-def test_a_byte_order_mark_and_foreign_line_ends_do_no_harm(tmp_path):
+def test_byte_order_marks_and_windows_line_ends_are_ignored(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes("\ufefftext\tlabel\r\nü\tno\r\n".encode())
     assert read(path) == [("ü", "no")]
 
 
-def test_values_come_as_asked_with_their_lines(tmp_path):
+def test_values_have_the_order_of_the_columns_and_line_numbers(tmp_path):
     path = write(tmp_path / "a.csv", "de,id,en", 'gut,1,"good\nday"', ",2,so", "ja")
     columns = {"source_column": "en", "target_column": "de"}
     assert text.read_table(path, columns) == [
@@ -84,14 +84,16 @@ def test_the_line_that_is_not_utf8_is_named(line, tmp_path):
                 reader(path)
 
 
-def test_tables_that_are_none_are_named(tmp_path):
+def test_files_that_are_not_tables_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"no file .*a\.tsv; pass --data a TSV or CSV"):
         read(tmp_path / "a.tsv")
-    with pytest.raises(BadInput, match=r"a\.txt is no table; .* end in \.tsv, \.csv, "):
+    with pytest.raises(
+        BadInput, match=r"a\.txt is not a table; .* end in \.tsv, \.csv, "
+    ):
         read(write(tmp_path / "a.txt", "text\tlabel"))
 
 
-def test_missing_columns_are_named_with_their_flags(tmp_path):
+def test_the_message_on_a_missing_column_names_the_flags(tmp_path):
     path = write(tmp_path / "a.tsv", "text\tmeans", "a\tb")
     says = (
         r"a\.tsv has no column 'label', only text, means; name the columns with "
@@ -104,13 +106,15 @@ def test_missing_columns_are_named_with_their_flags(tmp_path):
         read(tmp_path / "b.csv")
 
 
-def test_damaged_files_are_named(tmp_path):
-    packed = gzip.compress(b"text,label\n" + b"good,yes\nbad,no\n" * 500)
-    flipped = packed[:12] + b"\xff" * 8 + packed[20:]
+def test_damaged_files_are_refused(tmp_path):
+    zipped = gzip.compress(b"text,label\n" + b"good,yes\nbad,no\n" * 500)
+    flipped = zipped[:12] + b"\xff" * 8 + zipped[20:]
     path = tmp_path / "a.csv.gz"
-    for content in (b"text,label\n", packed[:-20], flipped):
+    for content in (b"text,label\n", zipped[:-20], flipped):
         path.write_bytes(content)
-        with pytest.raises(BadInput, match=r"a\.csv\.gz cannot be read as a table: "):
+        with pytest.raises(
+            BadInput, match=r"a\.csv\.gz cannot be read as a table: .*; fix"
+        ):
             read(path)
         with pytest.raises(BadInput, match=r"a\.csv\.gz cannot be read as text: "):
             text.read_lines(path)
@@ -127,7 +131,7 @@ def test_fields_that_are_too_long_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.de", "a.de.GZ"])
-def test_lines_end_at_line_feeds_alone(name, tmp_path):
+def test_only_line_feeds_end_a_line(name, tmp_path):
     content = "\ufeffgut \r\n\nschön \u2028 so\x0b\x85\rja\n\ufeffletzte".encode()
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if "GZ" in name else content)
@@ -135,25 +139,25 @@ def test_lines_end_at_line_feeds_alone(name, tmp_path):
     assert text.read_lines(path) == expected
 
 
-def test_as_many_lines_are_read_as_end(tmp_path):
+def test_a_final_line_feed_adds_no_line(tmp_path):
     for content, expected in (("", []), ("a\n", ["a"]), ("a\n\n", ["a", ""])):
         (tmp_path / "a.txt").write_text(content)
         assert text.read_lines(tmp_path / "a.txt") == expected
 
 
-def test_files_of_lines_that_are_missing_are_named(tmp_path):
+def test_missing_files_of_lines_are_refused(tmp_path):
     for path in (tmp_path / "a.de", tmp_path):
         with pytest.raises(BadInput, match=f"no file {path}; add it"):
             text.read_lines(path)
 
 
 def found(root, *arguments, **options):
-    """The names of the files of each split."""
+    """Returns the splits and the names of their files."""
     files = text.split_files(root, *arguments, **options)
     return [(split, path.name) for split, path in files.items()]
 
 
-def test_splits_have_many_names_but_one_order(tmp_path):
+def test_split_names_vary_but_their_order_does_not(tmp_path):
     for name in ("Test.TSV", "training.x.csv.gz", "valid.csv", "test.txt", "train"):
         (tmp_path / name).touch()
     assert found(tmp_path) == [
@@ -164,7 +168,7 @@ def test_splits_have_many_names_but_one_order(tmp_path):
     assert found(tmp_path, (".txt",)) == [("test", "test.txt")]
 
 
-def test_other_files_are_found_under_their_own_names(tmp_path):
+def test_other_files_keep_their_own_names(tmp_path):
     for name in ("train.tsv", "Notes.tsv", "Test_B.tsv", "test_a.csv", "latest.tsv"):
         (tmp_path / name).touch()
     (tmp_path / "._train.tsv").touch()  # macOS writes such files.
@@ -180,7 +184,7 @@ def test_other_files_are_found_under_their_own_names(tmp_path):
     assert sorted(found(tmp_path)) == sorted([train, ("test", "test.tsv"), *others])
 
 
-def test_other_files_may_be_unwanted(tmp_path):
+def test_other_files_may_be_left_out(tmp_path):
     for name in ("train.tsv", "test_a.csv", "notes.csv", "notes.tsv"):
         (tmp_path / name).touch()
     assert found(tmp_path, others=False) == [("train", "train.tsv")]
@@ -193,7 +197,7 @@ def test_other_files_may_be_unwanted(tmp_path):
         ("test_a.csv", "test_a.tsv", "test_a"),
     ],
 )
-def test_two_files_of_one_split_are_named(first, second, split, tmp_path):
+def test_two_files_of_one_split_are_refused(first, second, split, tmp_path):
     for name in (first, second, "train.tsv"):
         (tmp_path / name).touch()
     with pytest.raises(BadInput, match=f"has {first} and {second}, both for {split};"):
@@ -210,7 +214,7 @@ def test_skipped_rows_are_counted(capsys):
     )
 
 
-def test_lines_of_a_file_are_texts(tmp_path):
+def test_each_line_of_a_file_is_a_text(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("\ufeffgood\r\n\n  \nschön \u2028 so\nlast".encode())
     assert text.read_texts(path) == ["good", "schön \u2028 so", "last"]
@@ -230,7 +234,7 @@ def test_standard_input_is_read(monkeypatch):
         (b"good\n\ncaf\xe9\n", "texts.txt, line 3 is not UTF-8"),
     ],
 )
-def test_files_that_are_no_texts_are_named(content, says, tmp_path):
+def test_files_without_usable_texts_are_refused(content, says, tmp_path):
     (tmp_path / "texts.txt").write_bytes(content)
     with pytest.raises(BadInput, match=says):
         text.read_texts(tmp_path / "texts.txt")
@@ -238,7 +242,7 @@ def test_files_that_are_no_texts_are_named(content, says, tmp_path):
         text.read_texts(tmp_path)
 
 
-def test_texts_are_checked_by_number():
+def test_texts_are_checked():
     text.check_texts(["good", "gut 😀"])
     with pytest.raises(BadInput, match="text 2 is empty"):
         text.check_texts(["good", " "])
@@ -249,36 +253,36 @@ def test_texts_are_checked_by_number():
 WORDS = " ".join(f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou")
 
 
-def learn(texts, size, replacements=None, **options):
+def train(texts, vocabulary_size, replacements=None, **options):
     replacements = replacements or {"\u00ad": ""}
-    model = text.train_sentencepiece(texts, size, replacements, **options)
+    model = text.train_sentencepiece(texts, vocabulary_size, replacements, **options)
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
-def test_pieces_are_learned():
-    pieces = learn([WORDS] * 10, 200)
-    assert 20 < len(pieces) <= 200
-    assert (pieces.pad_id(), pieces.unk_id()) == (text.PADDING, text.UNKNOWN)
-    assert pieces.bos_id() == pieces.eos_id() == -1
-    assert pieces.decode(pieces.encode("ba du")) == "ba du"
+def test_subword_tokens_are_learned():
+    processor = train([WORDS] * 10, 200)
+    assert 20 < len(processor) <= 200
+    assert (processor.pad_id(), processor.unk_id()) == (text.PADDING, text.UNKNOWN)
+    assert processor.bos_id() == processor.eos_id() == -1
+    assert processor.decode(processor.encode("ba du")) == "ba du"
 
 
 def test_characters_are_replaced():
-    pieces = learn([WORDS] * 10, 200, {"\u00ad": "", "ß": "ba"})
-    assert pieces.decode(pieces.encode("ß d\u00adu")) == "ba du"
+    processor = train([WORDS] * 10, 200, {"\u00ad": "", "ß": "ba"})
+    assert processor.decode(processor.encode("ß d\u00adu")) == "ba du"
 
 
-def test_begin_and_end_may_have_pieces():
-    pieces = learn([WORDS] * 10, 200, bos_id=2, eos_id=3)
-    assert (pieces.bos_id(), pieces.eos_id()) == (2, 3)
+def test_start_and_end_may_have_tokens():
+    processor = train([WORDS] * 10, 200, bos_id=2, eos_id=3)
+    assert (processor.bos_id(), processor.eos_id()) == (2, 3)
 
 
-def test_long_texts_are_learned_from_too():
-    assert len(learn([WORDS * 100] * 2, 200)) > 20
+def test_long_texts_are_used_for_training():
+    assert len(train([WORDS * 100] * 2, 200)) > 20
 
 
 @pytest.mark.parametrize(("texts", "size"), [(["", " "], 100), ([WORDS], 10)])
 def test_texts_without_letters_are_refused(texts, size):
     says = f"no vocabulary can be learned .* --vocabulary-size {size} is too small"
     with pytest.raises(BadInput, match=says):
-        learn(texts, size)
+        train(texts, size)

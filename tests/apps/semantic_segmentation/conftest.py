@@ -1,76 +1,140 @@
+"""The description of semantic segmentation for the application contract."""
+
+import io
+
 import numpy as np
-import pytest
 from PIL import Image
 
-from apps.semantic_segmentation.config import Config
-from apps.semantic_segmentation.export import export
-from apps.semantic_segmentation.train import train
-
-CLASSES = ("ground", "disc #ff8000", "box")
-
-
-def draw(seed):
-    """A disc and a box on noisy ground, and their mask, with some void pixels."""
-    random = np.random.default_rng(seed)
-    height, width = random.integers((36, 52), (45, 61))
-    mask = np.zeros((height, width), "uint8")
-    y, x = np.indices(mask.shape)
-    top, left = random.integers(2, 10, size=2)
-    mask[top : top + 16, left : left + 14] = 2
-    mask[(y - height / 2) ** 2 + (x - 0.7 * width) ** 2 < 100] = 1
-    colors = np.array([(110, 120, 110), (230, 130, 30), (40, 60, 200)])
-    image = colors[mask] + random.normal(0, 25, (height, width, 3))
-    mask[:, -2:] = 255
-    return Image.fromarray(image.clip(0, 255).astype("uint8")), Image.fromarray(mask)
+from apps.semantic_segmentation.data import decode_mask
+from apps.semantic_segmentation.export import exam
+from tests.apps.app_contract import App, fixtures, unreadable_images
+from tests.apps.semantic_segmentation.shapes import draw, write
 
 
-def write(folder, numbers, images="images", masks="masks"):
-    """Writes some of the pictures and their masks, every other one as a JPEG."""
-    (folder / images).mkdir(parents=True)
-    (folder / masks).mkdir(parents=True)
-    (folder / "classes.txt").write_text("\n".join(CLASSES) + "\n")
-    for i in numbers:
-        image, mask = draw(i)
-        name = f"{'odd' if i % 2 else 'even'}_{i:02d}"
-        image.save(folder / images / f"{name}.{'jpg' if i % 2 else 'png'}", quality=95)
-        mask.save(folder / masks / f"{name}.png")
+def write_shapes(folder):
+    """Writes 20 images of different sizes with their masks."""
+    write(folder / "shapes", range(20))
+    return folder / "shapes"
 
 
-@pytest.fixture(scope="session")
-def own_data(tmp_path_factory):
-    """A folder as people have it: 20 pictures of different sizes with their masks."""
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    write(folder, range(20))
-    return folder
+def add_shapes(folder):
+    for seed in range(20, 26):
+        image, mask = draw(seed)
+        image.save(folder / f"images/a_new_one_{seed}.png")
+        mask.save(folder / f"masks/a_new_one_{seed}.png")
 
 
-def small(data, **changes):
-    """Settings of a short training."""
-    settings = {
+def agreement(answers, others):
+    """Returns the fraction of pixels that have the same class in both."""
+    pairs = [
+        decode_mask(one) == decode_mask(other)
+        for one, other in zip(answers["mask_bytes"], others["mask_bytes"], strict=True)
+    ]
+    return np.mean(np.concatenate([pair.ravel() for pair in pairs]))
+
+
+def check_alike(answers, expected, engine, signature):
+    # A device has another CRF.
+    is_exact = (engine, signature) != ("float32", "with_crf")
+    assert agreement(answers, expected) >= (0.999 if is_exact else 0.97)
+    np.testing.assert_allclose(
+        answers["pixel_fractions"],
+        expected["pixel_fractions"],
+        atol=2e-3 if is_exact else 0.05,
+    )
+    known = np.array([b"ground", b"disc", b"box"], object)
+    for class_names, fractions in zip(
+        answers["classes"], answers["pixel_fractions"], strict=True
+    ):
+        assert class_names.tolist() == np.where(fractions > 0, known, b"").tolist()
+
+
+def spoil(answers):
+    """Returns masks of the first class only."""
+
+    def encode(mask):
+        file = io.BytesIO()
+        Image.fromarray(np.zeros_like(mask)).save(file, "PNG")
+        return file.getvalue()
+
+    masks = [encode(decode_mask(each)) for each in answers["mask_bytes"]]
+    return {**answers, "mask_bytes": np.array(masks, object)}
+
+
+APP = App(
+    "semantic_segmentation",
+    write_data=write_shapes,
+    add_data=add_shapes,
+    settings={
         "image_size": (64, 64),
         "crop": (64, 64),
         "scale": (0.9, 1.1),
         "color": 0.0,
         "backbone": "small_resnet",
         "weights": None,
-        "epochs": 10,
+        "epochs": 8,
         "batch_size": 4,
         "learning_rate": 3e-3,
-    }
-    return Config(data=str(data), **{**settings, **changes})
+    },
+    num_examples={"train": 13, "validation": 2, "test": 5},
+    inputs=lambda shapes: [
+        path.read_bytes() for path in sorted((shapes / "images").iterdir())
+    ],
+    arguments=lambda shapes: [
+        shapes / "images/even_00.png",
+        shapes / "images/odd_01.jpg",
+    ],
+    answers=[r"even_00\.png: ground \d+\.\d%", r"odd_01\.jpg: ground \d+\.\d%"],
+    device_answers=[
+        r"even_00\.png\tground\t0\.\d{4}$",
+        r"even_00\.png\toverlay\teven_00_overlay\.png$",
+        r"odd_01\.jpg\tground\t0\.\d{4}$",
+    ],
+    signatures={
+        "serving_default": (
+            "image_bytes",
+            {"mask_bytes", "classes", "pixel_fractions"},
+        ),
+        "with_crf": ("image_bytes", {"mask_bytes", "classes", "pixel_fractions"}),
+        "tensors": ("images", {"scores"}),
+    },
+    tensors=lambda run: (
+        np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
+    ),
+    tolerance=5e-3,  # The exported variables have half precision.
+    check_alike=check_alike,
+    make_exam=exam,
+    spoil=spoil,
+    metric="mean_iou",
+    min_score=0.6,  # Ground alone would be 0.25.
+    engines=[
+        "trained model",
+        "SavedModel",
+        "float32",
+        "dynamic_range",
+        "int8",
+        "trained model with CRF",
+        "SavedModel with CRF",
+        "model.tflite with crf.tflite",
+    ],
+    operations=["CONV_2D"],
+    bundle={"crf.tflite", "labels.txt"},
+    requirement="pillow>=11",
+    run_files=["model.keras"],
+    figures={"typical.png", "worst.png"},
+    unreadable=unreadable_images,
+    bad_settings=[
+        (
+            {"backbone": "VGG16", "precision": "mixed_bfloat16"},
+            "changed cannot be loaded",
+        ),
+    ],
+    preset=("camvd", "camvid"),
+    released={
+        "SavedModel": {"mean_iou": 0.64},
+        "SavedModel with CRF": {"mean_iou": 0.65},
+    },
+    max_released_mb=15,
+)
 
-
-@pytest.fixture(scope="session")
-def run(own_data, tmp_path_factory):
-    """A training on the made-up pictures."""
-    directory = tmp_path_factory.mktemp("runs") / "shapes"
-    train(small(own_data), directory)
-    return directory
-
-
-@pytest.fixture(scope="session")
-def exported(run, tmp_path_factory):
-    """The directory of the exported model."""
-    directory = tmp_path_factory.mktemp("saved_models") / "semantic_segmentation"
-    export(run, directory)
-    return directory
+globals().update(fixtures(APP))

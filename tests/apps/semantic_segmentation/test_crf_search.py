@@ -1,37 +1,65 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
 
+from apps.common.errors import BadInput
 from apps.semantic_segmentation import crf_search
-from apps.semantic_segmentation.model import load_segmenter
+from apps.semantic_segmentation.crf_search import COARSE, FINE, find_best, search
+from apps.semantic_segmentation.signatures import load_run
+from tests.apps.semantic_segmentation.shapes import (
+    random_network,
+    small,
+    write,
+    write_run,
+)
 
 
-def test_the_best_parameters_are_found_beyond_the_coarse_grid(
-    run, tmp_path, monkeypatch
-):
-    # Some steps farther than the last of the coarse grid.
+def test_the_best_parameters_are_found_beyond_the_coarse_grid():
     best = {
-        name: crf_search.COARSE[name][-1] * factor ** (i % 3)
-        for i, (name, factor) in enumerate(crf_search.FINE.items())
+        name: COARSE[name][-1] * factor ** (i % 3)
+        for i, (name, factor) in enumerate(FINE.items())
     }
 
-    def make_crf(config, **settings):
-        """Spoils the answers the more, the farther the settings are from the best."""
-        distance = sum(
-            abs(np.log(settings[name] / best[name]) / np.log(factor))
-            for name, factor in crf_search.FINE.items()
-        )
-        noise = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
-        spoil = (5 * distance * noise).astype("float32")
-        return lambda inputs: inputs[0] + spoil
+    def measure(parameters):
+        distances = [
+            abs(np.log(parameters[name] / best[name]) / np.log(factor))
+            for name, factor in FINE.items()
+        ]
+        return {"mean_iou": -sum(distances)}
 
-    monkeypatch.setattr(crf_search, "make_crf", make_crf)
-    copy = shutil.copytree(run, tmp_path / "copy")
-    assert crf_search.search(copy) == pytest.approx(best, rel=0.01)
-    assert json.loads((copy / "crf.json").read_text()) == pytest.approx(best, rel=0.01)
-    crf = load_segmenter(copy).crf
-    assert float(crf.appearance) == pytest.approx(best["appearance_weight"], rel=0.01)
-    assert crf.position_sigma == pytest.approx(best["position_sigma"], rel=0.01)
-    assert load_segmenter(run).crf.position_sigma == 60
+    found, metrics = find_best(measure)
+    assert found == pytest.approx(best)
+    assert metrics["mean_iou"] == pytest.approx(0)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of random weights, with 2 validation images."""
+    write(tmp_path / "data", range(20))
+    config = small(tmp_path / "data", iterations=2)
+    write_run(tmp_path / "run", config, random_network())
+    return tmp_path / "run"
+
+
+def test_the_parameters_are_kept_in_the_run(run, monkeypatch):
+    assert load_run(run).crf.position_sigma == 60
+    few = {name: values[:1] for name, values in COARSE.items()}
+    monkeypatch.setattr(crf_search, "COARSE", few)
+    monkeypatch.setattr(crf_search, "FINE", {"appearance_weight": 2.0})
+    found = search(run)
+    assert json.loads((run / "crf.json").read_text()) == found
+    crf = load_run(run).crf
+    assert float(crf.appearance) == found["appearance_weight"]
+    assert crf.position_sigma == found["position_sigma"] == 30
+
+
+def test_a_search_needs_a_run_with_validation_images(run):
+    with pytest.raises(BadInput, match="--max-images 0 must be 1 or more"):
+        search(run, max_images=0)
+    config = small(run.parent / "data", validation_prefix="none")
+    write_run(run, config, random_network())
+    with pytest.raises(BadInput, match="has no validation images"):
+        search(run)
+    with pytest.raises(BadInput, match="holds no trained model; run train first"):
+        search(run.parent / "nowhere")

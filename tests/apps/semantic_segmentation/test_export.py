@@ -1,126 +1,96 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from apps.common import saved_models
-from apps.common.errors import ExportRefused
-from apps.semantic_segmentation import export as export_module
-from apps.semantic_segmentation.data import decode_mask
-from apps.semantic_segmentation.evaluate import load_model
+from apps.common.release import size_mb
 from apps.semantic_segmentation.export import export
-from apps.semantic_segmentation.model import load_segmenter
+from tests.apps.app_contract import run_on_device, succeed
+from tests.apps.semantic_segmentation.conftest import APP, agreement
 
 
-def test_everything_is_there(exported):
-    assert sorted(path.name for path in (exported / "edge").iterdir()) == [
-        "crf.tflite",
-        "dynamic_range.tflite",
-        "float32.tflite",
-        "labels.txt",
-        "model.tflite",
-        "requirements.txt",
-        "run.py",
-    ]
-    labels = (exported / "edge/labels.txt").read_text().splitlines()
-    assert [line.rsplit(" ", 1)[0] for line in labels] == ["ground", "disc", "box"]
-    assert labels[1] == "disc #ff8000"
-    assert (exported / "1/assets.extra/tf_serving_warmup_requests").exists()
-    card = json.loads((exported / "card.json").read_text())
-    assert [row["engine"] for row in card["engines"]] == [
-        "trained model",
-        "SavedModel",
-        *export_module.VARIANTS,
-        "trained model with CRF",
-        "SavedModel with CRF",
-        "model.tflite with crf.tflite",
-    ]
-    for row in card["engines"]:
-        assert row["mean_iou"] > 0.8
-        assert row["size_MB"] > 0
-        assert row["latency_ms"] > 0
+@pytest.fixture(scope="module")
+def card(exported):
+    return json.loads((exported / "card.json").read_text())
+
+
+def test_the_size_of_the_bundle_with_crf_counts_both_files(exported, card):
+    rows = {row["engine"]: row for row in card["engines"]}
+    files = [exported / "edge/model.tflite", exported / "edge/crf.tflite"]
+    assert rows["model.tflite with crf.tflite"]["size_MB"] == size_mb(files)
+
+
+def test_labels_have_colors(exported, card):
+    ground, disc, box = (exported / "edge/labels.txt").read_text().splitlines()
+    assert disc == "disc #ff8000"  # As the data says.
+    assert (ground.split(" #")[0], box.split(" #")[0]) == ("ground", "box")
     assert card["classes"] == ["ground", "disc #ff8000", "box"]
-    text = (exported / "card.md").read_text()
-    assert "| SavedModel with CRF |" in text
-    assert "CONV_2D" in text
-    assert "the same, refined by the CRF" in text
 
 
-def test_warm_up_requests_fit_their_signatures(exported):
-    from tensorflow_serving.apis import prediction_log_pb2
-
-    loaded = tf.saved_model.load(str(exported / "1"))
-    path = exported / "1/assets.extra/tf_serving_warmup_requests"
-    answered = set()
-    for record in tf.data.TFRecordDataset(str(path)):
-        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
-        request = log.predict_log.request
-        name = request.model_spec.signature_name
-        assert request.model_spec.name == "semantic_segmentation"
-        inputs = {
-            key: tf.constant(tf.make_ndarray(value))
-            for key, value in request.inputs.items()
-        }
-        assert loaded.signatures[name](**inputs)
-        answered.add(name)
-    assert answered == {"serving_default", "with_crf", "tensors"}
-
-
-def test_a_broken_promise_publishes_nothing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "CHANGED_PIXELS", -1.0)
-    with pytest.raises(ExportRefused, match="nothing was published"):
-        export(run, tmp_path / "models", variants=("float32",), crf=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_crf_can_be_left_out(run, tmp_path):
-    export(run, tmp_path / "models", variants=("float32",), crf=False)
-    loaded = tf.saved_model.load(str(tmp_path / "models/1"))
-    assert set(loaded.signatures) == {"serving_default", "tensors"}
-    names = {path.name for path in (tmp_path / "models/edge").iterdir()}
-    assert names == {"model.tflite", "labels.txt", "requirements.txt", "run.py"}
-    assert "with_crf" not in (tmp_path / "models/card.md").read_text()
-
-
-def test_the_tensors_signature_takes_prepared_images(run, exported):
-    images = np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
-    loaded = tf.saved_model.load(str(exported / "1"))
-    scores = loaded.signatures["tensors"](images=tf.constant(images))["scores"]
-    expected = load_segmenter(run).tensors(images)["scores"]
-    # The exported variables have half precision.
-    np.testing.assert_allclose(scores, expected, atol=5e-3)
-
-
-# Nothing of ours is imported, so no operation of ours can be registered.
-STOCK = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-path, answers, *images = sys.argv[1:]
-signature = tf.saved_model.load(path).signatures["with_crf"]
-encoded = [open(image, "rb").read() for image in images]
-masks = signature(image_bytes=tf.constant(encoded))["mask_bytes"].numpy()
-assert not {"layers", "apps"} & set(sys.modules)
-np.savez(answers, *[tf.io.decode_png(mask)[..., 0].numpy() for mask in masks])
-"""
-
-
-def test_stock_tensorflow_runs_the_crf(run, exported, own_data, tmp_path):
+def test_the_crf_is_in_the_graph_and_changes_masks(run, exported, load_model, own_data):
     names = saved_models.operations(exported / "1")
-    assert "SparseTensorDenseMatMul" in names  # The CRF is in the graph.
-    assert not [name for name in names if "PyFunc" in name or "XlaCall" in name]
-    paths = sorted((own_data / "images").iterdir())[:4]
-    subprocess.run(
-        [sys.executable, "-c", STOCK, exported / "1", "answers.npz", *paths],
-        cwd=tmp_path,
-        check=True,
-    )
-    encoded = [path.read_bytes() for path in paths]
-    expected = load_model(str(run), "with_crf")(encoded)["mask_bytes"]
-    with np.load(tmp_path / "answers.npz") as answers:
-        for name, mask in zip(answers.files, expected, strict=True):
-            assert (answers[name] == decode_mask(mask)).mean() >= 0.999
+    assert "SparseTensorDenseMatMul" in names
+    encoded = APP.inputs(own_data)
+    answers = [
+        load_model(run, name)(encoded) for name in ("serving_default", "with_crf")
+    ]
+    assert 0.9 < agreement(*answers) < 1
+
+
+def test_evaluate_scores_the_crf_beside_the_network(run, tmp_path):
+    evaluate = ["evaluate", "--model", run, "--crf", "--json", "--figures", tmp_path]
+    report = json.loads(succeed(APP.name, *evaluate).splitlines()[-1])
+    assert report["mean_iou_crf"] > 0.6
+    assert report["mean_iou_crf"] != report["mean_iou"]
+    assert np.isfinite(report["crf_milliseconds"])
+    assert list(report["classes"]) == ["ground", "disc", "box"]
+
+
+def test_masks_are_written_in_the_size_of_their_images(run, own_data, tmp_path):
+    inputs = APP.arguments(own_data)
+    predict = ["predict", *inputs, "--model", run, "--masks", tmp_path / "masks"]
+    succeed(APP.name, *predict, "--figure", tmp_path / "figure.png")
+    for path in inputs:
+        mask_path = tmp_path / f"masks/{path.stem}.png"
+        with Image.open(path) as image, Image.open(mask_path) as mask:
+            assert (mask.mode, mask.size) == ("L", image.size)
+            assert set(np.unique(mask)) <= {0, 1, 2}
+
+
+def test_a_device_draws_overlays_without_and_with_the_crf(device, own_data, tmp_path):
+    path = own_data / "images/even_04.png"
+    overlays = []
+    for flags in ((), ("--crf",)):
+        folder = tmp_path / "".join(("to", *flags))
+        done = run_on_device(device, path, "--to", folder, *flags, folder=tmp_path)
+        *answers, last = (line.split("\t")[1:] for line in done.stdout.splitlines())
+        fractions = [float(fraction) for _, fraction in answers]
+        assert fractions == sorted(fractions, reverse=True)
+        assert sum(fractions) == pytest.approx(1, abs=1e-3)
+        assert last == ["overlay", str(folder / "even_04_overlay.png")]
+        with Image.open(path) as image, Image.open(last[1]) as overlay:
+            # Below the image stands a line for each class.
+            height = image.height + 16 * len(answers)
+            assert overlay.size == (image.width, height)
+            overlays.append(np.array(overlay)[: image.height])
+            disc = np.array(Image.open(own_data / "masks/even_04.png")) == 1
+            expected = 0.4 * np.array(image) + 0.6 * np.array((255, 128, 0))
+        is_orange = np.abs(overlays[-1] - expected).max(axis=-1) < 3
+        assert is_orange[disc].mean() > 0.8
+        assert is_orange[~disc].mean() < 0.1
+    assert (overlays[0] != overlays[1]).any()
+
+
+def test_the_crf_can_be_left_out_and_the_size_changed(run, tmp_path):
+    to = tmp_path / "models"
+    export(run, to, variants=("float32",), crf=False, image_size=(64, 96))
+    loaded = tf.saved_model.load(str(to / "1"))
+    assert set(loaded.signatures) == {"serving_default", "tensors"}
+    (images,) = loaded.signatures["tensors"].structured_input_signature[1].values()
+    assert images.shape[1:3] == (64, 96)
+    names = {path.name for path in (to / "edge").iterdir()}
+    assert names == {"model.tflite", "labels.txt", "requirements.txt", "run.py"}
+    assert "with_crf" not in (to / "card.md").read_text()

@@ -1,50 +1,112 @@
-import dataclasses
+"""The description of sentiment analysis for the application contract."""
+
+import re
 
 import numpy as np
-import pytest
 
-from apps.sentiment_analysis.config import sentences
-from apps.sentiment_analysis.export import export
-from apps.sentiment_analysis.train import train
+from apps.sentiment_analysis.export import exam
+from tests.apps.app_contract import App, fixtures, unreadable_texts
 
-SAID = {
+TEXTS = {
     "complaint": ("The lamp is broken", "This #LampFails 😡", 'It says "error" again'),
     "praise": ("I love this lamp", "SOOOO beautiful 😍", "My @friend wants one, too"),
     "question": ("How do I switch it on?", "When will it arrive?", "Is it 5 &amp; 9?"),
 }
 
 
-def write_table(path, number=12, encoding="utf-8"):
-    """Writes what customers said: so many texts of each of three classes."""
+def table_rows(orders):
+    """Returns a row for each class and order: a date, two of its texts, the class."""
     random = np.random.default_rng(0)
-    rows = ["when\ttext\tlabel"]
-    for i in range(number):
-        for label, texts in SAID.items():
-            order = random.permutation(len(texts))[:2]
-            text = " ".join(texts[j] for j in order)
-            rows.append(f"{i}\t{text} (order {i})\t{label}")
-    path.write_text("\n".join(rows) + "\n", encoding)
+    rows = []
+    for order in orders:
+        for label, texts in TEXTS.items():
+            text = " ".join(texts[j] for j in random.permutation(len(texts))[:2])
+            rows.append(f"day {order}\t{text} (order {order})\t{label}\n")
+    return rows
+
+
+# One of each class.
+NEW_TEXTS = [row.split("\t")[1] for row in table_rows([30])]
+
+
+def write_customers(folder, orders=range(12)):
+    """Writes what customers wrote: a text of each of 3 classes for each order."""
+    path = folder / "customers.tsv"
+    path.write_text("".join(["when\ttext\tlabel\n", *table_rows(orders)]), "utf-8")
     return path
 
 
-@pytest.fixture(scope="session")
-def own_table(tmp_path_factory):
-    """A table as people have it: 3 classes × 12 short texts."""
-    return write_table(tmp_path_factory.mktemp("data") / "customers.tsv")
+def add_rows(path):
+    header, *rows = path.read_text("utf-8").splitlines(keepends=True)
+    more = table_rows(range(50, 53))
+    path.write_text("".join([header, *more, *rows]), "utf-8")
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory):
-    """A training on the built-in sentences."""
-    config = dataclasses.replace(sentences(), epochs=7)
-    directory = tmp_path_factory.mktemp("runs") / "sentences"
-    train(config, directory)
-    return directory
+def check_alike(answers, expected, engine, signature):
+    def by_name(answers):
+        assert (np.diff(answers["scores"], axis=1) <= 0).all()
+        order = answers["classes"].astype(bytes).argsort(axis=1)
+        return np.take_along_axis(answers["scores"], order, axis=1)
+
+    np.testing.assert_allclose(by_name(answers), by_name(expected), atol=1e-3)
+    assert answers["tokens"].tolist() == expected["tokens"].tolist()
+    np.testing.assert_allclose(answers["attention"], expected["attention"], atol=1e-3)
+    np.testing.assert_allclose(answers["attention"].sum(axis=1), 1, rtol=1e-4)
 
 
-@pytest.fixture(scope="session")
-def exported(run, tmp_path_factory):
-    """The directory of the exported model."""
-    directory = tmp_path_factory.mktemp("saved_models") / "sentiment_analysis"
-    export(run, directory)
-    return directory
+APP = App(
+    "sentiment_analysis",
+    write_data=write_customers,
+    add_data=add_rows,
+    settings={
+        "embedding_size": 16,
+        "units": 16,
+        "attention_units": 8,
+        "patience": 9,
+        "epochs": 10,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+    },
+    num_examples={"train": 24, "validation": 3, "test": 9},
+    inputs=lambda table: [
+        "The lamp is broken 😀 &amp; &#39; caf\u0301e",
+        "I love it",
+        "",
+        *(row.split("\t")[1] for row in table_rows(range(20, 24))),
+    ],
+    arguments=lambda table: NEW_TEXTS,
+    answers=[
+        rf"^{label} 0\.\d{{3}}, .*: {re.escape(text)}$"
+        for label, text in zip(TEXTS, NEW_TEXTS, strict=True)
+    ],
+    device_answers=[
+        rf"^{label} 0\.\d{{4}}\t.*\t{re.escape(text)}$"
+        for label, text in zip(TEXTS, NEW_TEXTS, strict=True)
+    ],
+    signatures={
+        "serving_default": ("text", {"classes", "scores", "tokens", "attention"}),
+        "tensors": ("token_ids", {"scores", "attention"}),
+    },
+    tensors=lambda run: np.array([[5, 9, 7, 3], [8, 6, 0, 0]], "int32"),
+    check_alike=check_alike,
+    make_exam=lambda examples, config: exam(examples),
+    spoil=lambda answers: {**answers, "classes": answers["classes"][:, ::-1]},
+    metric="macro_recall",
+    min_score=0.75,
+    engines=["trained model", "SavedModel", "float32", "dynamic_range"],
+    operations=["UNIDIRECTIONAL_SEQUENCE_LSTM"],
+    bundle={"cleaning.json", "labels.txt", "tokenizer.model"},
+    requirement="sentencepiece>=0.2",
+    run_files=["model.keras", "tokenizer.model"],
+    figures={"confusion_matrix.png", "reliability.png", "worst_mistakes.png"},
+    unreadable=unreadable_texts,
+    preset=("tweet", "tweets"),
+    released={
+        "SavedModel": {"macro_recall": 0.63, "accuracy": 0.6},
+        "dynamic_range": {"macro_recall": 0.63, "accuracy": 0.6},
+    },
+    max_released_mb=15,
+    stock_imports="tensorflow_text",
+)
+
+globals().update(fixtures(APP))

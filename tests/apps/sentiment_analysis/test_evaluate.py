@@ -1,21 +1,25 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from apps.common import datasets
 from apps.common.errors import BadInput
-from apps.sentiment_analysis.data import Examples, write_sentence
+from apps.sentiment_analysis.data import Examples
+from apps.sentiment_analysis.embedded import sentences
 from apps.sentiment_analysis.evaluate import draw, evaluate, score, summarize
 from apps.sentiment_analysis.metrics import expected_calibration_error, reliability
+from tests.apps.sentiment_analysis.untrained import write_run
 
-NAMES = ["no", "so", "yes"]
+CLASSES = ("no", "so", "yes")
 TEXTS = ["a much longer text, and yes", "yes", "no, said the other", "yes and no", "so"]
 LABELS = np.array([2, 2, 0, 0, 1])
 SEEN = []
 
 
 def predictor(texts):
-    """Scores a text by what stands in it; `yes and no` is wrongly taken for yes."""
+    """Scores a text by the words in it. `yes and no` is a mistake."""
     SEEN.append(list(texts))
     scores = np.array(
         [
@@ -29,7 +33,7 @@ def predictor(texts):
     )
     order = np.argsort(-scores, axis=1)
     return {
-        "classes": np.array(NAMES, "S")[order].astype(object),
+        "classes": np.array(CLASSES, "S")[order].astype(object),
         "scores": np.take_along_axis(scores, order, axis=1),
         "tokens": np.array([[b"\xe2\x96\x81so"] * len(text) for text in texts][:1]),
         "attention": np.ones((1, len(texts[0]))),
@@ -38,7 +42,7 @@ def predictor(texts):
 
 @pytest.fixture
 def examples():
-    return Examples(TEXTS, LABELS)
+    return Examples(TEXTS, LABELS, CLASSES)
 
 
 def answer_only(texts):
@@ -46,9 +50,9 @@ def answer_only(texts):
     return {name: answers[name] for name in ("classes", "scores")}
 
 
-def test_short_texts_are_asked_about_first_and_answers_put_back(examples):
+def test_texts_are_scored_by_length_and_answers_keep_their_order(examples):
     SEEN.clear()
-    result = score(answer_only, examples, NAMES)
+    result = score(answer_only, examples)
     (asked,) = SEEN
     assert asked == sorted(TEXTS, key=len)
     assert result.predictions.tolist() == [2, 2, 0, 2, 1]
@@ -58,7 +62,7 @@ def test_short_texts_are_asked_about_first_and_answers_put_back(examples):
 
 
 def test_metrics(examples):
-    result = score(answer_only, examples, NAMES)
+    result = score(answer_only, examples)
     report = summarize(result)
     assert report["examples"] == 5
     assert report["accuracy"] == 4 / 5
@@ -67,26 +71,27 @@ def test_metrics(examples):
     curve = reliability(result.scores, result.labels)
     error = expected_calibration_error(curve)
     assert report["expected_calibration_error"] == error > 0
-    assert list(report["classes"]) == NAMES
+    assert tuple(report["classes"]) == CLASSES
     assert json.loads(json.dumps(report)) == report
 
 
 def test_classes_without_examples_do_not_count():
-    some = Examples(["yes", "no"], np.array([1, 0]))
-    report = summarize(score(answer_only, some, ["no", "yes"]))
+    some = Examples(["yes", "no"], np.array([1, 0]), ("no", "yes"))
+    report = summarize(score(answer_only, some))
     assert report["macro_recall"] == report["macro_f1"] == 1.0
     assert report["classes"]["so"]["examples"] == 0
 
 
-def test_a_class_that_the_model_does_not_know(examples):
+def test_an_unknown_class_is_refused(examples):
+    other = dataclasses.replace(examples, class_names=("no", "maybe", "yes"))
     with pytest.raises(BadInput, match=r"the class maybe, .* only no, so, yes"):
-        score(answer_only, examples, ["no", "maybe", "yes"])
+        score(answer_only, other)
 
 
-def test_pictures_are_drawn_with_and_without_mistakes(examples, tmp_path):
-    for part in (examples, examples[np.array([0, 1])]):
+def test_figures_are_drawn_with_and_without_mistakes(examples, tmp_path):
+    for part in (examples, datasets.take(examples, [0, 1])):
         folder = tmp_path / str(len(part))
-        draw(score(answer_only, part, NAMES), part, predictor, folder)
+        draw(score(answer_only, part), part, predictor, folder)
         assert {path.name for path in folder.iterdir()} == {
             "confusion_matrix.png",
             "reliability.png",
@@ -94,30 +99,19 @@ def test_pictures_are_drawn_with_and_without_mistakes(examples, tmp_path):
         }
 
 
-@pytest.fixture
-def foreign(tmp_path):
-    """Other data, with other names of columns."""
-    random = np.random.default_rng(5)
-    rows = ["says,means"]
-    for polarity in ("negative", "positive"):
-        rows += [f'"{write_sentence(polarity, random)}",{polarity}' for _ in range(20)]
-    path = tmp_path / "foreign.csv"
-    path.write_text("\n".join(rows) + "\n")
-    return str(path)
-
-
-def test_other_data_with_other_columns_is_scored_whole(
-    run, exported, foreign, tmp_path
-):
-    for model in (run, exported / "1", exported / "edge"):
-        result = evaluate(
-            str(model),
-            foreign,
-            text_column="says",
-            label_column="means",
-            pictures_folder=tmp_path / "pictures",
-        )
-        assert len(result.labels) == 40
-        assert result.accuracy >= 0.9
-        assert result.class_names == ["negative", "neutral", "positive"]
-    assert (tmp_path / "pictures/reliability.png").exists()
+def test_other_data_with_other_columns_is_scored_whole(tmp_path, capsys):
+    rows = [(text, name) for text, name in sentences(60) if name != "neutral"]
+    table = ["says,means", *(f'"{text}",{name}' for text, name in rows)]
+    (tmp_path / "other.csv").write_text("\n".join(table) + "\n")
+    report = evaluate(
+        str(write_run(tmp_path / "run")),
+        str(tmp_path / "other.csv"),
+        text_column="says",
+        label_column="means",
+        figures_folder=tmp_path / "figures",
+    )
+    assert report["examples"] == len(rows) == 40
+    assert list(report["classes"]) == ["negative", "neutral", "positive"]
+    assert report["classes"]["neutral"]["examples"] == 0
+    assert (tmp_path / "figures/reliability.png").exists()
+    assert f"figures: {tmp_path / 'figures'}" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from apps.sentiment_analysis.metrics import (
 
 
 def answers(number, seed=0, classes=3):
-    """Random scores that sum to 1, and labels that they often hit."""
+    """Returns random scores that sum to 1, and labels that often agree with them."""
     random = np.random.default_rng(seed)
     scores = random.dirichlet(np.ones(classes), number)
     guessed = random.random(number) < 0.4
@@ -29,14 +29,14 @@ def feed(metric, scores, labels, batch=7, weights=None):
     return float(metric.result())
 
 
-def test_macro_recall_is_what_scikit_learn_computes():
+def test_macro_recall_equals_scikit_learns():
     scores, labels = answers(100)
-    labels[:60] = 0  # Far from balanced.
+    labels[:60] = 0  # Imbalanced.
     expected = recall_score(labels, scores.argmax(1), average="macro")
     assert expected != pytest.approx(np.mean(labels == scores.argmax(1)), abs=0.02)
     metric = MacroRecall(3)
     assert feed(metric, scores, labels) == pytest.approx(expected)
-    # Weights of examples change nothing, and a second epoch starts anew.
+    # Sample weights are ignored, and a new epoch starts from zero.
     metric.reset_state()
     weights = np.linspace(0, 5, 100)
     assert feed(metric, scores, labels, 33, weights) == pytest.approx(expected)
@@ -50,7 +50,7 @@ def test_classes_without_examples_do_not_count():
     assert float(MacroRecall(4).result()) == 0.0
 
 
-def test_macro_recall_is_made_again_from_its_settings():
+def test_macro_recall_survives_serialization():
     metric = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(MacroRecall(5, name="other"))
     )
@@ -68,11 +68,11 @@ def plain_reliability(scores, labels, bins):
             if number / bins <= confidence < (number + 1) / bins or last:
                 inside.append((confidence, row.index(confidence) == label))
         if inside:
-            sure, right = zip(*inside, strict=True)
+            confidences, hits = zip(*inside, strict=True)
             rows.append(
                 (
-                    sum(sure) / len(inside),
-                    sum(right) / len(inside),
+                    sum(confidences) / len(inside),
+                    sum(hits) / len(inside),
                     len(inside) / len(labels),
                 )
             )
@@ -80,19 +80,22 @@ def plain_reliability(scores, labels, bins):
 
 
 @pytest.mark.parametrize("bins", [15, 4])
-def test_calibration_is_what_a_plain_loop_computes(bins):
+def test_calibration_equals_that_of_a_plain_loop(bins):
     scores, labels = answers(500)
     scores[0] = [0, 1, 0]
     curve = reliability(scores, labels, bins)
     expected = plain_reliability(scores, labels, bins)
     np.testing.assert_allclose(curve, expected)
     assert curve[:, 2].sum() == pytest.approx(1)
-    error = sum(share * abs(sure - right) for sure, right, share in expected)
+    error = sum(
+        fraction * abs(confidence - accuracy)
+        for confidence, accuracy, fraction in expected
+    )
     assert expected_calibration_error(curve) == pytest.approx(error)
     assert error > 0.01
 
 
-def test_calibration_of_the_sure():
+def test_calibration_at_full_confidence():
     scores = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert expected_calibration_error(reliability(scores, np.array([0, 1]))) == 0
     assert expected_calibration_error(reliability(scores, np.array([1, 0]))) == 1

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from apps.common.text import PADDING, UNKNOWN
 from apps.sentiment_analysis import edge
-from apps.sentiment_analysis.data import make_sentences
+from apps.sentiment_analysis.embedded import sentences
 from apps.sentiment_analysis.tokenizer import (
     CLEANING,
     Tokenizer,
@@ -16,9 +16,9 @@ from apps.sentiment_analysis.tokenizer import (
     train_tokenizer,
 )
 
-# Letters, signs and names of emoji, so that few pieces are unknown.
+# Letters, punctuation and names of emoji, so that few tokens are unknown.
 TEXTS = [
-    *(text for text, _ in make_sentences(300)),
+    *(text for text, _ in sentences(300)),
     *["the quick brown fox jumps over 13 lazy dogs & 28 cats, 'so' \"cool\"!? #5"] * 9,
     *["😀 👍 ❤ grinning face thumbs up heavy black heart café café user http"] * 9,
     *["hi @ 9:47 @ 6:05 : @"] * 9,
@@ -33,20 +33,20 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def on_device(tokenizer):
     """The tokenizer of the bundle's program."""
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     cleaning = json.loads(json.dumps(CLEANING))
-    return lambda text: edge.tokenize(text, cleaning, pieces)
+    return lambda text: edge.tokenize(text, cleaning, processor)
 
 
 def in_graph(tokenizer, texts):
     return tokenizer(tf.constant(texts)).to_list()
 
 
-def read(tokenizer, text):
-    """The text as its pieces spell it."""
+def normalized(tokenizer, text):
+    """Returns the text that the tokens spell."""
     vocabulary = tokenizer.vocabulary()
-    pieces = [vocabulary[token] for token in in_graph(tokenizer, [text])[0]]
-    return "".join(pieces).replace("▁", " ").strip()
+    tokens = [vocabulary[token_id] for token_id in in_graph(tokenizer, [text])[0]]
+    return "".join(tokens).replace("▁", " ").strip()
 
 
 NASTY = {
@@ -59,7 +59,10 @@ NASTY = {
     "entities": "&amp; &lt;3 &#39; &#x2019; &#X27; &quot; &nosuch; &amp &;",
     "escapes": "don\\u2019t \\u00e9 \\u00E9 \\n \\x41 \\u \\ud83d\\ude00",
     "decomposed": "cafe\u0301 nai\u0308ve \u1e69 s\u0323\u0307 e\u0301\u0327 \u0301x",
-    "drawn out": "sooooo" + "o" * 40 + " YEEEESSSS!!!!!!!! ??!!?? aaa" + "b" * 15,
+    "repeated letters": "sooooo"
+    + "o" * 40
+    + " YEEEESSSS!!!!!!!! ??!!?? aaa"
+    + "b" * 15,
     "hashtags": "#HappyBirthday #NBAFinals iPhone McDonaldS ÄrgerÜber",
     "control": "a\x01b\x07c\x1bd\x7fe\x85f\u200bg\u202eh\ufeffi\x0bj\x0ck",
     "zero": "a\x00b",
@@ -68,27 +71,27 @@ NASTY = {
     "compatible": "ＧＯＯＤ ﬁne ½ ™ 𝓰𝓸𝓸𝓭 ẞ İi ſ Ⅷ ①",
     "quotes": "“what” ‘a’ «day» it’s „so“",
     "meta": "▁a ▁ <unk> <pad> </s>",
-    "far away": "\U0010ffff \ue000 \U000e0041 \uffff",
+    "outside Unicode's first plane": "\U0010ffff \ue000 \U000e0041 \uffff",
     "long": "what a lovely day " * 2000,
     "one long word": "a1" * 5000,
 }
 
 
 @pytest.mark.parametrize("text", NASTY.values(), ids=NASTY)
-def test_the_graph_and_a_device_read_alike(text, tokenizer, on_device):
-    tokens = in_graph(tokenizer, [text])[0]
-    assert tokens == on_device(text)
-    assert PADDING not in tokens
+def test_graph_and_device_give_the_same_token_ids(text, tokenizer, on_device):
+    token_ids = in_graph(tokenizer, [text])[0]
+    assert token_ids == on_device(text)
+    assert PADDING not in token_ids
 
 
-def test_they_read_random_mixtures_alike(tokenizer, on_device):
+def test_graph_and_device_agree_on_random_mixtures(tokenizer, on_device):
     parts = [*"aBc ,.!?@#_&;:/\\'1\n\t\u0301\u200d\ufe0f", *NASTY.values()][:-2]
     random = np.random.default_rng(0)
     texts = ["".join(random.choice(parts, random.integers(1, 12))) for _ in range(1000)]
     assert in_graph(tokenizer, texts) == [on_device(text) for text in texts]
 
 
-def test_they_read_every_character_alike(tokenizer, on_device):
+def test_graph_and_device_agree_on_every_character(tokenizer, on_device):
     codes = [*range(0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 97)]
     texts = [f"a{chr(code)}b" for code in codes]
     assert in_graph(tokenizer, texts) == [on_device(text) for text in texts]
@@ -122,17 +125,17 @@ def test_they_read_every_character_alike(tokenizer, on_device):
         ("s" + "o" * 32, "soo"),
     ],
 )
-def test_what_people_type_is_brought_to_one_form(text, expected, tokenizer):
-    assert read(tokenizer, text) == expected
+def test_texts_are_normalized(text, expected, tokenizer):
+    assert normalized(tokenizer, text) == expected
 
 
-def test_emoji_have_names():
+def test_emoji_become_their_names():
     assert normalize("⭐") == " white medium star "
     assert normalize("⏰") == " alarm clock "
     assert normalize("→") == "→"
 
 
-def test_a_text_without_pieces_is_one_unknown_piece(tokenizer):
+def test_a_text_without_tokens_becomes_the_unknown_token(tokenizer):
     texts = ["", "  ", "\ufffd", "good"]
     empty, spaces, unknown, good = in_graph(tokenizer, texts)
     assert empty == spaces == unknown == [UNKNOWN]
@@ -143,27 +146,27 @@ def test_a_text_without_pieces_is_one_unknown_piece(tokenizer):
 @pytest.mark.parametrize(
     "junk", [b"\xff\xfe", b"\xc3", b"\xed\xa0\xbd", b"\xf0\x9f\x98", b"\x80\xbf"]
 )
-def test_bytes_that_are_not_utf8_count_as_a_space(junk, tokenizer):
+def test_bytes_that_are_not_utf8_become_spaces(junk, tokenizer):
     spaced, plain = in_graph(tokenizer, [b"good" + junk + b"day", b"good day"])
     assert spaced == plain
     assert in_graph(tokenizer, [junk]) == [[UNKNOWN]]
 
 
-def test_a_tokenizer_is_its_file(tokenizer):
+def test_the_model_file_holds_the_whole_tokenizer(tokenizer):
     again = Tokenizer(tokenizer.model)
     assert again.vocabulary() == tokenizer.vocabulary()
     assert in_graph(again, TEXTS[-2:]) == in_graph(tokenizer, TEXTS[-2:])
     assert len(tokenizer) == len(tokenizer.vocabulary()) <= 400
 
 
-def test_most_pieces_of_known_words_are_known(tokenizer):
-    tokens = np.concatenate(in_graph(tokenizer, TEXTS))
-    assert np.mean(tokens == UNKNOWN) < 0.01
+def test_few_tokens_of_the_training_texts_are_unknown(tokenizer):
+    token_ids = np.concatenate(in_graph(tokenizer, TEXTS))
+    assert np.mean(token_ids == UNKNOWN) < 0.01
 
 
-def test_characters_take_their_compatible_form():
+def test_letters_stay_letters():
     for code in [*range(0x20, 0xD800), *range(0xE000, 0x20000)]:
-        target = normalize(chr(code))
-        assert "\ufffd" not in target
+        replacement = normalize(chr(code))
+        assert "\ufffd" not in replacement
         if unicodedata.category(chr(code)) in ("Lu", "Ll"):
-            assert target.strip() == target != ""
+            assert replacement.strip() == replacement != ""

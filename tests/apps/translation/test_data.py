@@ -4,13 +4,13 @@ import gzip
 import numpy as np
 import pytest
 import tensorflow as tf
-from num2words import num2words
 
+from apps.common import datasets
 from apps.common.errors import BadInput
 from apps.common.text import PADDING, UNKNOWN
 from apps.translation import data
 from apps.translation.config import CONFIGS, Config
-from apps.translation.data import Pairs
+from apps.translation.data import Examples
 from apps.translation.tokenizer import END, START, train_tokenizer
 from tests.apps.translation.conftest import make_pairs, write_table
 
@@ -29,13 +29,13 @@ def pairs_of(split):
     return list(zip(split.sources, split.targets, strict=True))
 
 
-def test_columns_have_names(tmp_path):
+def test_columns_are_found_by_name(tmp_path):
     path = write(tmp_path / "a.csv", "de,id,en", 'gut,1,"good, "', "ja,2,yes")
     columns = {"source_column": "en", "target_column": "de"}
     assert read(path, **columns) == [("good,", "gut"), ("yes", "ja")]
 
 
-def test_lines_are_paired_with_lines(tmp_path):
+def test_text_files_are_paired_line_by_line(tmp_path):
     sources = write(tmp_path / "letters.en", "good", " yes ", "no\u2028so")
     targets = write(tmp_path / "letters.de", "gut", "ja", "nein")
     (tmp_path / "letters.de.gz").write_bytes(gzip.compress(targets.read_bytes()))
@@ -44,14 +44,14 @@ def test_lines_are_paired_with_lines(tmp_path):
         assert rows == [("good", "gut"), ("yes", "ja"), ("no\u2028so", "nein")]
 
 
-def test_lines_must_be_as_many(tmp_path):
+def test_text_files_of_different_length_are_refused(tmp_path):
     sources = write(tmp_path / "a.en", "good", "yes")
     targets = write(tmp_path / "a.de", "gut")
-    with pytest.raises(BadInput, match=r"a\.en has 2 lines and .*a\.de 1; each line"):
+    with pytest.raises(BadInput, match=r"a\.en has 2 lines and .*a\.de 1; line by"):
         read(sources, target_data=str(targets))
 
 
-def test_pairs_without_either_half_are_named_and_left_out(tmp_path, capsys):
+def test_incomplete_pairs_are_skipped_and_counted(tmp_path, capsys):
     rows = ["source\ttarget", "a\tb", "\tb", "a\t \u3000", "c\td"]
     table = write(tmp_path / "a.tsv", *rows)
     assert read(table) == [("a", "b"), ("c", "d")]
@@ -65,17 +65,31 @@ def test_pairs_without_either_half_are_named_and_left_out(tmp_path, capsys):
         read(write(tmp_path / "a.tsv", "source\ttarget", "a\t", "\tb"))
 
 
-def test_a_table_is_split_at_random(pairs_table, config):
-    splits = data.load_pairs(config)
-    sizes = {name: len(split) for name, split in splits.items()}
-    assert sizes == {"train": 405, "validation": 45, "test": 150}
-    rows = [pair for split in splits.values() for pair in pairs_of(split)]
-    assert sorted(rows) == sorted(read(pairs_table))  # Each once, halves together.
-    assert len(set(rows)) == 600
-    again = data.load_pairs(dataclasses.replace(config, epochs=1, dropout=0.5))
-    other = data.load_pairs(dataclasses.replace(config, seed=1))
+def test_a_table_is_split_at_random(own_data, config):
+    splits = data.load_examples(config)
+    pairs = read(own_data)
+    assert len(splits["test"]) == len(pairs) / 4
+    assert len(splits["validation"]) == len(pairs) * 3 / 4 / 10
+    joined = pairs_of(datasets.join(splits.values()))
+    assert sorted(joined) == sorted(pairs)
+    assert set(splits.held_out) == {"test", "validation"}
+    again = data.load_examples(dataclasses.replace(config, epochs=1, dropout=0.5))
+    other = data.load_examples(dataclasses.replace(config, seed=1))
     for name, split in splits.items():
         assert split == again[name] != other[name]
+
+
+def test_recorded_examples_are_held_out_again(config):
+    splits = data.load_examples(config)
+    other = dataclasses.replace(config, seed=1)
+    again = data.load_examples(other, splits.held_out)
+    for name in ("test", "validation"):
+        assert sorted(again[name].names) == sorted(splits[name].names)
+
+
+def test_names_tell_pairs_apart():
+    examples = Examples(["a", "a", "b"], ["b", "c", "b"])
+    assert len(examples) == len(set(examples.names)) == 3
 
 
 @pytest.mark.parametrize("kind", ["tables", "lines", "packed lines"])
@@ -97,9 +111,9 @@ def test_a_folder_has_a_file_for_each_split(kind, tmp_path):
                 packed = gzip.compress(path.read_bytes())
                 path.with_name(path.name + ".gz").write_bytes(packed)
                 path.unlink()
-    write(tmp_path / "notes.md", "nothing of that kind")
+    write(tmp_path / "notes.md", "no pairs")
     config = Config(str(tmp_path), source_column="en", target_column="de")
-    splits = data.load_pairs(config)
+    splits = data.load_examples(config)
     assert set(splits) == {"train", "validation", "test", "test_a", "test_b"}
     for name, expected in (
         ("train", "train"),
@@ -110,7 +124,7 @@ def test_a_folder_has_a_file_for_each_split(kind, tmp_path):
     ):
         assert pairs_of(splits[name]) == content[expected]
     assert data.load_split(config, "test_b").sources == ["f"]
-    # Tests beside the first are not joined.
+    # `all` joins the three standard splits only.
     assert len(data.load_split(config, "all")) == 4 + 1 + 2
     with pytest.raises(BadInput, match="no split 'test_c'; did you mean 'test_"):
         data.load_split(config, "test_c")
@@ -118,39 +132,39 @@ def test_a_folder_has_a_file_for_each_split(kind, tmp_path):
 
 def test_a_folder_of_training_pairs_alone_is_split(tmp_path):
     write_table(tmp_path / "train.tsv", 40)
-    splits = data.load_pairs(Config(str(tmp_path), validation_fraction=0.1))
+    splits = data.load_examples(Config(str(tmp_path), validation_fraction=0.1))
     sizes = {name: len(split) for name, split in splits.items()}
     assert sizes == {"train": 27, "validation": 3, "test": 10}
 
 
-def test_files_of_lines_need_their_other_half(tmp_path):
+def test_text_files_need_the_file_of_the_other_language(tmp_path):
     write(tmp_path / "train.en", "a", "b")
     config = Config(str(tmp_path), source_column="en", target_column="de")
     with pytest.raises(BadInput, match=r"train\.en has no counterpart; add a train of"):
-        data.load_pairs(config)
+        data.load_examples(config)
     write(tmp_path / "train.de", "a", "b")
     write(tmp_path / "val.de", "a")
     with pytest.raises(BadInput, match=r"val\.de has no counterpart"):
-        data.load_pairs(config)
+        data.load_examples(config)
     with pytest.raises(BadInput, match=r"no train\.tsv, train\.csv or train\.source;"):
-        data.load_pairs(Config(str(tmp_path)))
+        data.load_examples(Config(str(tmp_path)))
 
 
-def test_foreign_files_are_scored_whole(config):
-    assert len(data.load_split(config, "test", foreign=True)) == 600
-    assert len(data.load_split(config, "test")) == 150
-    everything = data.load_split(config, "all")
-    assert sorted(pairs_of(everything)) == sorted(make_pairs(600))
+def test_a_file_of_other_data_is_taken_whole(config, own_data):
+    pairs = sorted(read(own_data))
+    assert sorted(pairs_of(data.load_split(config, "test", True))) == pairs
+    assert len(data.load_split(config, "test")) == len(pairs) / 4
+    assert sorted(pairs_of(data.load_split(config, "all"))) == pairs
 
 
-def test_foreign_folders_have_splits(tmp_path):
+def test_a_folder_of_other_data_keeps_its_splits(tmp_path):
     write_table(tmp_path / "train.tsv", 8)
     write_table(tmp_path / "test.tsv", 5, seed=1)
     config = Config(str(tmp_path))
-    assert len(data.load_split(config, "test", foreign=True)) == 5
+    assert len(data.load_split(config, "test", is_other_data=True)) == 5
 
 
-def test_an_unknown_split_is_named_with_its_likeness(config):
+def test_an_unknown_split_is_refused(config):
     with pytest.raises(BadInput, match="no split 'validatoin'; did you mean 'valid"):
         data.load_split(config, "validatoin")
 
@@ -171,31 +185,37 @@ def test_tensorflow_datasets_are_read(tmp_path, capsys):
     )
     tfds.core.add_data_dir(tmp_path)
     config = Config("tfds:tiny_pairs", source_column="de", target_column="en")
-    splits = data.load_pairs(config)
+    splits = data.load_examples(config)
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [14, 1, 4]
     assert "skipped: 1 rows of tfds:tiny_pairs, train" in capsys.readouterr().err
     for source, target in pairs_of(splits["test"]):
         assert source == target.replace("text", "Text ü")
         assert int(source.split()[-1]) >= 16
     with pytest.raises(BadInput, match=r"no `source` and `target`; .* translation"):
-        data.load_pairs(Config("tfds:tiny_pairs"))
+        data.load_examples(Config("tfds:tiny_pairs"))
 
 
-def test_features_that_are_no_text_are_refused(monkeypatch):
+def test_features_that_are_not_text_are_refused(tmp_path):
     import tensorflow_datasets as tfds
 
-    features = {
-        "source": tfds.features.Text(),
-        "target": tfds.features.ClassLabel(num_classes=2),
-    }
-    monkeypatch.setattr(
-        data.datasets, "read_tensorflow_dataset", lambda *_: ({"train": []}, features)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiny_classes",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(
+            {
+                "source": tfds.features.Text(),
+                "target": tfds.features.ClassLabel(num_classes=2),
+            }
+        ),
+        split_datasets={"train": [(0, {"source": "a", "target": 1})]},
+        data_dir=tmp_path,
     )
-    with pytest.raises(BadInput, match=r"`target` is no text; .* --target-column"):
-        data.load_pairs(Config("tfds:tiny_numbers"))
+    tfds.core.add_data_dir(tmp_path)
+    with pytest.raises(BadInput, match=r"`target` is not text; .* --target-column"):
+        data.load_examples(Config("tfds:tiny_classes"))
 
 
-PAIRS = Pairs(*map(list, zip(*make_pairs(203), strict=True)))
+PAIRS = Examples(*map(list, zip(*make_pairs(203), strict=True)))
 PAIRS.sources[7] = PAIRS.sources[7] + " und " + PAIRS.sources[8] * 3  # A long one.
 
 
@@ -204,163 +224,122 @@ def tokenizers():
     return [train_tokenizer(side, 100) for side in (PAIRS.sources, PAIRS.targets)]
 
 
-def batches_of(pairs, tokenizers, training=False, **changes):
-    settings = {"batch_size": 8, "subword_sampling": 0.0, **changes}
-    return data.make_batches(pairs, Config("", **settings), *tokenizers, training)
+def batches_of(examples, tokenizers, training=False, **changes):
+    settings = {"batch_size": 8, "subword_sampling_alpha": 0.0, **changes}
+    return data.make_batches(examples, Config("", **settings), tokenizers, training)
 
 
 def rows_of(batches):
-    """What is read, told and written of every pair, without padding."""
+    """Returns source token ids, inputs and labels of every pair, without padding."""
     rows = []
     for batch in batches:
-        (sources, before), targets, weights = tf.nest.map_structure(np.array, batch)
-        assert before.shape == targets.shape == weights.shape
+        (sources, inputs), labels, weights = tf.nest.map_structure(np.array, batch)
+        assert inputs.shape == labels.shape == weights.shape
         assert weights.dtype == "float32"
-        np.testing.assert_array_equal(weights, targets != PADDING)
-        for source, told, target in zip(sources, before, targets, strict=True):
-            read, written = (source != PADDING).sum(), (target != PADDING).sum()
-            assert not source[read:].any()  # Padding is at the end only.
-            assert not target[written:].any()
-            row = source[:read], told[:written], target[:written]
+        np.testing.assert_array_equal(weights, labels != PADDING)
+        for source, previous, label in zip(sources, inputs, labels, strict=True):
+            source_length, length = (source != PADDING).sum(), (label != PADDING).sum()
+            assert not source[source_length:].any()  # Padding is at the end only.
+            assert not label[length:].any()
+            row = source[:source_length], previous[:length], label[:length]
             rows.append(tuple(map(tuple, row)))
     return rows
 
 
 def texts_of(rows, tokenizers, side=0):
-    tokens = [row[2 * side][:-1] for row in rows]
-    ragged = tf.ragged.constant(tokens, tf.int32, ragged_rank=1)
+    token_ids = [row[2 * side][:-1] for row in rows]
+    ragged = tf.ragged.constant(token_ids, tf.int32, ragged_rank=1)
     return [text.decode() for text in tokenizers[side].detokenize(ragged).numpy()]
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_batches_hold_exactly_the_pairs(training, tokenizers):
-    batches = batches_of(PAIRS, tokenizers, training)
+def test_every_epoch_has_every_pair_once(training, tokenizers):
+    source_ids, target_ids = (
+        tokenizer(tf.constant(side)).to_list()
+        for tokenizer, side in zip(
+            tokenizers, (PAIRS.sources, PAIRS.targets), strict=True
+        )
+    )
     expected = [
         (tuple(source), (START, *target[:-1]), tuple(target))
-        for source, target in zip(
-            *(
-                tokenizer(tf.constant(side)).to_list()
-                for tokenizer, side in zip(
-                    tokenizers, (PAIRS.sources, PAIRS.targets), strict=True
-                )
-            ),
-            strict=True,
-        )
+        for source, target in zip(source_ids, target_ids, strict=True)
     ]
     assert {target[-1] for _, _, target in expected} == {END}
-    for _ in range(2):  # Every epoch.
+    batches = batches_of(PAIRS, tokenizers, training)
+    for _ in range(2):
         assert sorted(rows_of(batches)) == sorted(expected)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_batches_are_as_many_as_they_say_and_little_is_padding(training, tokenizers):
+def test_batches_have_a_known_number_and_little_padding(training, tokenizers):
     for number in (1, 8, 203):
-        pairs = PAIRS[range(number)]
-        batches = batches_of(pairs, tokenizers, training)
-        targets = [targets.numpy() for _, targets, _ in batches]
-        assert len(batches) == batches.cardinality() == len(targets)
-        assert max(map(len, targets)) <= 8
-    filled = sum((each != PADDING).sum() for each in targets)
-    assert filled / sum(each.size for each in targets) > 0.85
-    for each in targets:
+        examples = datasets.take(PAIRS, range(number))
+        batches = batches_of(examples, tokenizers, training)
+        labels = [labels.numpy() for _, labels, _ in batches]
+        assert len(batches) == batches.cardinality() == len(labels)
+        assert max(map(len, labels)) <= 8
+    filled = sum((each != PADDING).sum() for each in labels)
+    assert filled / sum(each.size for each in labels) > 0.85
+    for each in labels:
         lengths = (each != PADDING).sum(axis=1)
-        assert len(np.unique(np.digitize(lengths, data.BUCKETS))) == 1
+        assert len(np.unique(np.digitize(lengths, data.BUCKET_BOUNDARIES))) == 1
         assert lengths.max() == each.shape[1]
 
 
-def test_training_pairs_come_in_another_order_each_epoch(tokenizers):
+def test_training_pairs_are_shuffled_each_epoch(tokenizers):
     shuffled = batches_of(PAIRS, tokenizers, training=True)
     assert rows_of(shuffled) != rows_of(shuffled)
     plain = batches_of(PAIRS, tokenizers)
     assert rows_of(plain) == rows_of(plain)
 
 
-def test_long_pairs_are_left_out_of_training_alone(tokenizers, capsys):
-    whole = rows_of(batches_of(PAIRS, tokenizers, max_tokens=9))
-    assert len(whole) == 203
+def test_long_pairs_are_left_out_of_training_only(tokenizers, capsys):
+    everything = rows_of(batches_of(PAIRS, tokenizers, max_tokens=9))
+    assert len(everything) == 203
     assert capsys.readouterr().out == ""
-    left = [row for row in whole if max(map(len, row)) <= 9]
-    assert 50 < len(left) < 203
-    some = batches_of(PAIRS, tokenizers, True, max_tokens=9)
-    assert sorted(rows_of(some)) == sorted(left)
-    says = f"not learned from: {203 - len(left)} of 203 pairs, of more than 9 pieces"
+    short = [row for row in everything if max(map(len, row)) <= 9]
+    assert 50 < len(short) < 203
+    training = batches_of(PAIRS, tokenizers, True, max_tokens=9)
+    assert sorted(rows_of(training)) == sorted(short)
+    says = f"left out: {203 - len(short)} of 203 training pairs, longer than 9 tokens"
     assert says in capsys.readouterr().out
-    # A long sentence counts as does a long translation.
-    read = [max(len(row[0]) for row in rows) for rows in (whole, left)]
-    assert read[1] <= 9 < read[0]
+    # A long sentence counts like a long translation.
+    longest = [max(len(row[0]) for row in rows) for rows in (everything, short)]
+    assert longest[1] <= 9 < longest[0]
     with pytest.raises(BadInput, match="--max-tokens"):
         batches_of(PAIRS, tokenizers, True, max_tokens=1)
 
 
-def test_training_alone_varies_how_words_are_split(tokenizers):
-    plain = rows_of(batches_of(PAIRS, tokenizers, subword_sampling=0.2))
+def test_the_segmentation_is_sampled_in_training_only(tokenizers):
+    plain = rows_of(batches_of(PAIRS, tokenizers, subword_sampling_alpha=0.2))
     assert sorted(plain) == sorted(rows_of(batches_of(PAIRS, tokenizers)))
-    batches = batches_of(PAIRS, tokenizers, True, subword_sampling=0.2)
+    batches = batches_of(PAIRS, tokenizers, True, subword_sampling_alpha=0.2)
     epochs = [rows_of(batches) for _ in range(2)]
     assert sorted(epochs[0]) != sorted(epochs[1]) != sorted(plain)
     for rows in epochs:
         for side, texts in enumerate((PAIRS.sources, PAIRS.targets)):
             assert sorted(texts_of(rows, tokenizers, side)) == sorted(texts)
-        for _, told, target in rows:
-            assert told == (START, *target[:-1])
-            assert target.index(END) == len(target) - 1
+        for _, previous, labels in rows:
+            assert previous == (START, *labels[:-1])
+            assert labels.index(END) == len(labels) - 1
 
 
-def test_training_alone_hides_pieces_that_are_read_or_told(tokenizers):
-    def tokens(training, part):
+def test_inputs_are_dropped_in_training_only(tokenizers):
+    def token_ids(training, part):
         batches = batches_of(PAIRS, tokenizers, training, token_dropout=0.3)
         return np.concatenate([row[part] for row in rows_of(batches)])
 
-    for part, share in ((0, 0.3), (1, 0.3), (2, 0.0)):
-        plain, hidden = tokens(False, part), tokens(True, part)
-        assert len(plain) == len(hidden)  # No padding is touched.
+    for part, rate in ((0, 0.3), (1, 0.3), (2, 0.0)):  # Labels are kept.
+        plain, dropped = token_ids(False, part), token_ids(True, part)
+        assert len(plain) == len(dropped)  # Padding is kept.
         assert UNKNOWN not in plain
-        for mark in (START, END):
-            assert (hidden == mark).sum() == (plain == mark).sum()
+        for special in (START, END):
+            assert (dropped == special).sum() == (plain == special).sum()
         words = (plain > END).sum()
-        assert (hidden == UNKNOWN).sum() / words == pytest.approx(share, abs=0.06)
-
-
-def test_numbers_are_what_they_say():
-    splits = data.load_pairs(CONFIGS["numbers"]())
-    assert {name: len(split) > 200 for name, split in splits.items()} == {
-        "train": True,
-        "validation": True,
-        "test": True,
-    }
-    pairs = [pair for split in splits.values() for pair in pairs_of(split)]
-    # None is in two splits.
-    assert len({source for source, _ in pairs}) == len(pairs) == data.NUMBERS
-    german = {num2words(n): num2words(n, lang="de") for n in range(0, 1000, 3)}
-    some = [pair for pair in pairs if pair[0] in german]
-    assert len(some) > 200
-    assert all(german[source] == target for source, target in some)
-    assert any("hundred thousand" in source for source, _ in pairs)
-
-
-def test_numbers_depend_on_the_seed_alone():
-    pairs = data.make_numbers("en", "de", 50)
-    assert data.make_numbers("en", "de", 40) == pairs[:40]
-    assert data.make_numbers("en", "de", 50, seed=1) != pairs
-    french = data.make_numbers("en", "fr", 50)
-    assert [source for source, _ in french] == [source for source, _ in pairs]
-    assert [target for _, target in french] != [target for _, target in pairs]
-
-
-def test_numbers_of_no_language_are_refused():
-    with pytest.raises(BadInput, match="--source-column xx is no language"):
-        data.make_numbers("xx", "de", 1)
-    with pytest.raises(BadInput, match="--target-column source is no language"):
-        data.make_numbers("de", "source", 1)
+        assert (dropped == UNKNOWN).sum() / words == pytest.approx(rate, abs=0.06)
 
 
 @pytest.mark.parametrize("preset", CONFIGS)
 def test_presets_are_described(preset):
     assert len(CONFIGS[preset].__doc__) > 30
     assert isinstance(CONFIGS[preset](), Config)
-
-
-def test_settings_that_cannot_work_are_refused():
-    for name in ("vocabulary_size", "max_tokens", "beam_size", "batch_size", "epochs"):
-        with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} 0 must be"):
-            dataclasses.replace(Config(""), **{name: 0})

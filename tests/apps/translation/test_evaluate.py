@@ -4,85 +4,93 @@ import numpy as np
 import pytest
 
 from apps.common.errors import BadInput
-from apps.translation import metrics
-from apps.translation.data import Pairs, load_split
-from apps.translation.evaluate import Translations, evaluate, summarize
+from apps.translation.config import Config
+from apps.translation.data import Examples, read_pairs
+from apps.translation.evaluate import Scores, draw, evaluate, score, summarize
 from tests.apps.translation.conftest import write_table
+from tests.apps.translation.untrained import write_run
 
-PICTURES = {"bleu_by_length.png", "worst.png", "typical.png"}
-
-
-def last_line(capsys):
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
+FIGURES = {"bleu_by_length.png", "worst.png", "typical.png"}
 
 
-def test_the_report_tells_everything(run, config, tmp_path, capsys):
-    found = evaluate(str(run), json=True, pictures_folder=tmp_path / "deep/pictures")
-    report = last_line(capsys)
-    assert set(report) >= {
-        "bleu",
-        "bleu_lowercased_tokenized",
-        "chrf",
-        "exact",
-        "sentences_per_second",
-        "sentences",
-        "signatures",
-        "greedy",
-        "by_length",
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    return str(write_run(tmp_path_factory.mktemp("runs") / "untrained"))
+
+
+def predictor(texts):
+    """Translates every text to itself, in capitals."""
+    lengths = [len(text.split()) for text in texts]
+    tokens = np.full((len(texts), max(lengths)), b"", object)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[:length] = b"a"
+    return {
+        "translations": np.array([text.upper().encode() for text in texts], object),
+        "source_tokens": tokens,
+        "target_tokens": tokens,
+        "attention": np.ones((len(texts), max(lengths), max(lengths)), "float32"),
     }
-    pairs = load_split(config, "test")
-    assert found.pairs == pairs
-    assert report["sentences"] == len(pairs) == 150
-    assert sum(row["sentences"] for row in report["by_length"]) == 150
-    expected = metrics.score(found.translations, pairs.targets, config.target_column)
-    for name in ("bleu", "bleu_lowercased_tokenized", "chrf", "exact"):
-        assert report[name] == pytest.approx(expected[name])
-        assert report["greedy"][name] > 0
-    assert report["bleu"] > 10
-    assert report["sentences_per_second"] > 0
-    assert {path.name for path in (tmp_path / "deep/pictures").iterdir()} == PICTURES
 
 
-def test_other_data_with_other_columns_is_scored_whole(run, exported, tmp_path, capsys):
-    columns = ("deutsch", "englisch")
-    foreign = write_table(tmp_path / "foreign.csv", 30, columns, seed=9)
-    for model in (run, exported / "1", exported / "edge"):
-        found = evaluate(
-            str(model),
-            str(foreign),
-            source_column="deutsch",
-            target_column="englisch",
-            pictures_folder=tmp_path / "pictures",
-        )
-        assert len(found.translations) == 30
-        assert "30 sentences of" in capsys.readouterr().out
-    sources, targets = (tmp_path / f"foreign.{name}" for name in ("de", "en"))
-    sources.write_text("\n".join(found.pairs.sources[:20]) + "\n")
-    targets.write_text("\n".join(found.pairs.targets[:20]) + "\n")
-    again = evaluate(
-        str(exported / "edge"),
-        str(sources),
-        str(targets),
-        pictures_folder=tmp_path / "pictures",
-    )
-    assert again.translations == found.translations[:20]
+EXAMPLES = Examples(["a b", "a", "b " * 9], ["A B", "B", "B " * 9])
 
 
-def test_an_unknown_split_is_refused(run, tmp_path):
-    with pytest.raises(BadInput, match="has no split 'tets'; did you mean 'test'"):
-        evaluate(str(run), split="tets", pictures_folder=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_sentences_are_translated_in_their_order():
+    scores = score(predictor, EXAMPLES)
+    assert scores.translations == ["A B", "A", "B " * 9]
+    assert scores.examples is EXAMPLES
+    assert scores.seconds > 0
 
 
-def test_both_searches_have_their_own_speed():
-    pairs = Pairs(["a b", "a"], ["das ist so", "ja"])
-    beam = Translations(["das ist so", "ja"], pairs, 0.5)
-    greedy = Translations(["das ist so", "nein"], pairs, 0.25)
+def test_the_report_has_both_searches():
+    examples = Examples(["a b", "a"], ["das ist so", "ja"])
+    beam = Scores(["das ist so", "ja"], examples, 0.5)
+    greedy = Scores(["das ist so", "nein"], examples, 0.25)
     report = summarize({"greedy": greedy, "beam": beam}, "de")
+    assert report["sentences"] == 2
     assert report["sentences_per_second"] == 4
     assert report["greedy"]["sentences_per_second"] == 8
     assert (report["exact"], report["greedy"]["exact"]) == (1, 0.5)
+    assert report["bleu"] == pytest.approx(100)
     assert "(de)" in report["signatures"]["bleu_lowercased_tokenized"]
     assert [row["sentences"] for row in report["by_length"]] == [2]
-    assert np.isfinite(report["bleu"])
     assert json.loads(json.dumps(report)) == report
+
+
+def test_figures_are_drawn(tmp_path):
+    scores = score(predictor, EXAMPLES)
+    report = summarize({"greedy": scores, "beam": scores}, "de")
+    draw(scores, report, predictor, tmp_path / "deep")
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == FIGURES
+
+
+def test_other_data_with_other_columns_is_scored_whole(untrained, tmp_path, capsys):
+    columns = ("deutsch", "englisch")
+    table = write_table(tmp_path / "other.csv", 30, columns, seed=9)
+    settings = {"source_column": "deutsch", "target_column": "englisch"}
+    figures = {"figures_folder": tmp_path / "figures"}
+    report = evaluate(untrained, str(table), **settings, **figures)
+    assert report["sentences"] == 30
+    assert f"30 sentences of {table}" in capsys.readouterr().out
+    # The same pairs in two text files.
+    pairs = read_pairs(Config(str(table), **settings))
+    paths = [tmp_path / "other.de", tmp_path / "other.en"]
+    for path, side in zip(paths, zip(*pairs, strict=True), strict=True):
+        path.write_text("\n".join(side) + "\n")
+    source, target = map(str, paths)
+    again = evaluate(untrained, source, target_data=target, **figures)
+    assert again["sentences"] == 30
+    assert again["chrf"] == pytest.approx(report["chrf"])
+    assert f"figures: {tmp_path / 'figures'}" in capsys.readouterr().out
+
+
+def test_translations_without_their_sentences_are_refused(untrained, tmp_path):
+    with pytest.raises(BadInput, match=r"--target-data a\.en belongs to --data"):
+        evaluate(untrained, target_data="a.en", figures_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_split_is_refused(untrained, tmp_path):
+    with pytest.raises(BadInput, match="has no split 'tets'; did you mean 'test'"):
+        evaluate(untrained, split="tets", figures_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import sacrebleu
 import sacremoses
 
 from apps.translation import metrics
-from apps.translation.data import Pairs
+from apps.translation.data import Examples
 
 REFERENCES = [
     "Ein Mann schläft auf einer grünen Bank.",
@@ -45,7 +45,7 @@ def test_scores_are_those_of_sacrebleu():
     assert lowercased != pytest.approx(bleu, abs=0.1)
 
 
-def test_scores_name_what_they_are():
+def test_scores_carry_the_signatures_of_sacrebleu():
     signatures = metrics.score(TRANSLATIONS, REFERENCES, "de")["signatures"]
     assert set(signatures) == {"bleu", "bleu_lowercased_tokenized", "chrf"}
     assert "case:mixed" in signatures["bleu"]
@@ -58,7 +58,7 @@ def test_scores_name_what_they_are():
         assert f"version:{sacrebleu.__version__}" in signature
 
 
-def test_moses_takes_signs_apart_and_makes_quotes_plain():
+def test_moses_separates_punctuation_and_normalizes_quotes():
     (german,) = metrics.moses_tokens(["Er sagte: „So ist's“, z.B. um 3,5%."], "de")
     assert german.split()[:4] == ["Er", "sagte", ":", '"']
     assert "&" not in german
@@ -66,7 +66,7 @@ def test_moses_takes_signs_apart_and_makes_quotes_plain():
     assert french == "L' homme n' a pas d' eau ."
 
 
-def test_a_language_that_moses_does_not_know_can_be_scored():
+def test_unknown_languages_are_tokenized_like_english():
     text = ["Dr. Who is so-called, he said (in 3.5 min.)."]
     assert metrics.moses_tokens(text, "target") == metrics.moses_tokens(text, "en")
     assert metrics.score(["a b"], ["a b"], "target")["bleu_lowercased_tokenized"] > 99
@@ -81,7 +81,7 @@ def test_single_words_can_be_scored():
     assert scores["bleu"] == scores["exact"] == 0
 
 
-def test_sentences_of_a_length_are_scored_together():
+def test_sentences_are_grouped_by_length():
     sources = ["a " * n for n in (1, 8, 9, 11, 12, 14, 15, 19, 20, 90)]
     references = [f"das ist der Satz Nummer {i} von zehn" for i in range(10)]
     translations = list(references)
@@ -102,7 +102,7 @@ def test_sentences_of_a_length_are_scored_together():
         assert (row["bleu"] < 99) == (number in (1, 4))
 
 
-def test_lengths_that_do_not_occur_have_no_row():
+def test_empty_groups_have_no_row():
     rows = metrics.by_length(["a b", " ".join("a" * 13)], ["x", "x"], ["x", "x"])
     assert [row["words"] for row in rows] == ["1 to 8", "12 to 14"]
 
@@ -113,13 +113,13 @@ def test_the_worst_come_first():
     assert metrics.worst(translations, references, 3).tolist() == [2, 1, 0]
 
 
-def test_short_sentences_are_asked_first_and_translations_put_back():
+def test_sentences_are_batched_by_length_and_keep_their_order():
     asked = []
 
     def predictor(texts):
         asked.append(texts)
         translations = [text.upper().encode() for text in texts]
-        # What need not be kept may differ in shape.
+        # Only the translations are joined; the attention differs in shape.
         return {
             "translations": np.array(translations, object),
             "attention": np.zeros((len(texts), len(texts[0]))),
@@ -130,16 +130,13 @@ def test_short_sentences_are_asked_first_and_translations_put_back():
     assert asked == [["ü", "a"], ["bb", "ccc"], ["dddd"]]
 
 
-def test_each_epoch_has_the_bleu_of_its_greedy_translations():
-    class Translator:
-        def predictor(self, signature):
-            assert signature == "greedy"
-            return lambda texts: {
-                "translations": np.array([b"das ist so ein Satz"] * len(texts), object)
-            }
+def test_each_epoch_has_the_bleu_of_its_translations():
+    def predictor(texts):
+        translation = b"das ist so ein Satz"
+        return {"translations": np.array([translation] * len(texts), object)}
 
-    pairs = Pairs(["a", "b"], ["das ist so ein Satz", "das ist gar kein Satz"])
-    callback = metrics.ValidationBleu(Translator(), pairs)
+    pairs = Examples(["a", "b"], ["das ist so ein Satz", "das ist gar kein Satz"])
+    callback = metrics.ValidationBleu(predictor, pairs)
     logs = {"loss": 1.0}
     callback.on_epoch_end(0, logs)
     expected = sacrebleu.corpus_bleu(["das ist so ein Satz"] * 2, [pairs.targets]).score

@@ -9,9 +9,9 @@ from apps.common.errors import BadInput
 from apps.common.text import PADDING, UNKNOWN
 from apps.translation.tokenizer import (
     END,
-    END_PIECE,
+    END_TOKEN,
     START,
-    UNKNOWN_PIECE,
+    UNKNOWN_TOKEN,
     Tokenizer,
     normalize,
     train_tokenizer,
@@ -30,7 +30,7 @@ def tokenizer():
     return train_tokenizer(TEXTS, 300)
 
 
-def tokens_of(tokenizer, texts):
+def ids_of(tokenizer, texts):
     return tokenizer(tf.constant(texts)).to_list()
 
 
@@ -42,41 +42,41 @@ def joined(tokenizer, rows):
 
 
 def test_texts_come_back(tokenizer):
-    rows = tokens_of(tokenizer, TEXTS)
+    rows = ids_of(tokenizer, TEXTS)
     assert joined(tokenizer, rows) == TEXTS
     for row in rows:
         assert row.index(END) == len(row) - 1
         assert not {PADDING, UNKNOWN, START} & set(row)
 
 
-def test_pieces_are_longer_than_letters(tokenizer):
-    (row,) = tokens_of(tokenizer, ["siebenhundertdreiundvierzig"])
+def test_tokens_are_longer_than_letters(tokenizer):
+    (row,) = ids_of(tokenizer, ["siebenhundertdreiundvierzig"])
     assert len(row) < 10
     vocabulary = tokenizer.vocabulary()
-    pieces = [vocabulary[token] for token in row]
-    assert "".join(pieces) == f"▁siebenhundertdreiundvierzig{END_PIECE}"
+    tokens = [vocabulary[token_id] for token_id in row]
+    assert "".join(tokens) == f"▁siebenhundertdreiundvierzig{END_TOKEN}"
 
 
-def test_marks_have_their_numbers(tokenizer):
+def test_special_tokens_have_fixed_ids(tokenizer):
     vocabulary = tokenizer.vocabulary()
     assert vocabulary[PADDING] == "<pad>"
-    assert vocabulary[UNKNOWN] == UNKNOWN_PIECE
+    assert vocabulary[UNKNOWN] == UNKNOWN_TOKEN
     assert vocabulary[START] == "<s>"
-    assert vocabulary[END] == END_PIECE
+    assert vocabulary[END] == END_TOKEN
     assert len(tokenizer) == len(vocabulary) <= 300
 
 
-def test_marks_that_somebody_writes_are_letters(tokenizer):
+def test_special_tokens_in_a_text_are_letters(tokenizer):
     for text in ("<s> </s> <pad> <unk>", "▁two ▁"):
-        (row,) = tokens_of(tokenizer, [text])
+        (row,) = ids_of(tokenizer, [text])
         assert not {PADDING, START, END} & set(row[:-1])
 
 
-def test_nothing_but_the_end_is_read_of_nothing(tokenizer):
+def test_empty_text_is_the_end_token_only(tokenizer):
     texts = ["", "  ", "\u200b\ufeff", " \u00a0\u3000"]
-    assert tokens_of(tokenizer, texts) == [[END]] * 4
+    assert ids_of(tokenizer, texts) == [[END]] * 4
     assert joined(tokenizer, [[END]]) == [""]
-    assert tokens_of(tokenizer, tf.constant([], tf.string)) == []
+    assert ids_of(tokenizer, tf.constant([], tf.string)) == []
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_nothing_but_the_end_is_read_of_nothing(tokenizer):
         ("ﬁne", "fine"),
     ],
 )
-def test_what_looks_alike_is_read_alike(text, same, tokenizer):
-    one, other = tokens_of(tokenizer, [text, same])
+def test_texts_that_look_alike_have_the_same_tokens(text, same, tokenizer):
+    one, other = ids_of(tokenizer, [text, same])
     assert one == other
     assert joined(tokenizer, [one]) == [unicodedata.normalize("NFKC", same)]
 
 
-def test_letters_keep_their_case(tokenizer):
-    one, other = tokens_of(tokenizer, ["Two dogs", "two dogs"])
+def test_upper_and_lower_case_differ(tokenizer):
+    one, other = ids_of(tokenizer, ["Two dogs", "two dogs"])
     assert one != other
 
 
@@ -108,13 +108,13 @@ def test_letters_keep_their_case(tokenizer):
     "junk", [b"\xff\xfe", b"\xc3", b"\xed\xa0\xbd", b"\xf0\x9f\x98", b"\x80\xbf"]
 )
 def test_bytes_that_are_not_utf8_count_as_a_space(junk, tokenizer):
-    spaced, plain = tokens_of(tokenizer, [b"two" + junk + b"dogs", b"two dogs"])
+    spaced, plain = ids_of(tokenizer, [b"two" + junk + b"dogs", b"two dogs"])
     assert spaced == plain
-    assert tokens_of(tokenizer, [junk]) == [[END]]
+    assert ids_of(tokenizer, [junk]) == [[END]]
 
 
 def test_characters_are_normalized_as_python_does():
-    """The bundle's program does it with Python's table."""
+    """The program of the edge bundle uses Python's table."""
     codes = [*range(0x20, 0xD800), *range(0xE000, 0x20000), 0x2F800, 0x10FFFF]
     known = [chr(code) for code in codes if unicodedata.category(chr(code)) != "Cn"]
     texts = [f"a{letter}b" for letter in known]
@@ -123,37 +123,39 @@ def test_characters_are_normalized_as_python_does():
     assert mine == [text.replace("\N{REPLACEMENT CHARACTER}", " ") for text in theirs]
 
 
-def test_unknown_characters_are_one_unknown_piece(tokenizer):
-    (row,) = tokens_of(tokenizer, ["two 你好 dogs"])
+def test_unknown_characters_are_one_unknown_token(tokenizer):
+    (row,) = ids_of(tokenizer, ["two 你好 dogs"])
     assert row.count(UNKNOWN) == 1
-    again = joined(tokenizer, [[token for token in row if token != UNKNOWN]])
+    again = joined(tokenizer, [[token_id for token_id in row if token_id != UNKNOWN]])
     assert again[0].split() == ["two", "dogs"]
 
 
-def test_splitting_varies_but_means_the_same(tokenizer):
+def test_sampled_segmentations_are_of_the_same_text(tokenizer):
     sample = tokenizer.sampler(0.2)
     texts = TEXTS[:40]
-    plain = tokens_of(tokenizer, texts)
+    plain = ids_of(tokenizer, texts)
     draws = [sample(tf.constant(texts)).to_list() for _ in range(3)]
     assert plain != draws[0] != draws[1] != draws[2]
     for draw in draws:
         assert joined(tokenizer, draw) == texts
     lengths = [sum(map(len, rows)) for rows in (plain, *draws)]
-    assert min(lengths) == lengths[0]  # As is likeliest, so of the fewest pieces.
+    assert (
+        min(lengths) == lengths[0]
+    )  # The most probable segmentation has the fewest tokens.
 
 
-def test_a_higher_exponent_varies_less(tokenizer):
+def test_a_higher_alpha_varies_less(tokenizer):
     text = tf.constant(TEXTS[:1] * 200)
-    (likeliest,) = tokens_of(tokenizer, TEXTS[:1])
-    shares = [
-        np.mean([row == likeliest for row in tokenizer.sampler(e)(text).to_list()])
+    (most_probable,) = ids_of(tokenizer, TEXTS[:1])
+    fractions = [
+        np.mean([row == most_probable for row in tokenizer.sampler(e)(text).to_list()])
         for e in (0.1, 5.0)
     ]
-    assert shares[0] < 0.75
-    assert shares[0] + 0.15 < shares[1]
+    assert fractions[0] < 0.75
+    assert fractions[0] + 0.15 < fractions[1]
 
 
-def test_an_exponent_of_zero_does_not_vary(tokenizer):
+def test_an_alpha_of_zero_does_not_vary(tokenizer):
     assert tokenizer.sampler(0) is tokenizer
     assert tokenizer.sampler(0.0) is tokenizer
 
@@ -164,23 +166,23 @@ def test_the_sampler_normalizes_too(tokenizer):
     assert set(joined(tokenizer, rows)) == {"zwölf dogs"}
 
 
-def test_a_tokenizer_is_its_file(tokenizer):
+def test_a_tokenizer_is_loaded_from_its_file(tokenizer):
     again = Tokenizer(tokenizer.model)
     assert again.vocabulary() == tokenizer.vocabulary()
-    assert tokens_of(again, TEXTS[:20]) == tokens_of(tokenizer, TEXTS[:20])
+    assert ids_of(again, TEXTS[:20]) == ids_of(tokenizer, TEXTS[:20])
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-    for text, row in zip(TEXTS[:20], tokens_of(tokenizer, TEXTS[:20]), strict=True):
+    for text, row in zip(TEXTS[:20], ids_of(tokenizer, TEXTS[:20]), strict=True):
         assert [*processor.encode(text), END] == row
         assert processor.decode(row[:-1]) == text
 
 
-def test_two_are_kept_apart_in_a_saved_model(tokenizer, tmp_path):
+def test_a_saved_model_keeps_two_tokenizers_apart(tokenizer, tmp_path):
     tokenizers = [tokenizer, train_tokenizer(TEXTS[:200], 60)]
     texts = TEXTS[:3]
-    expected = [tokens_of(each, texts) for each in tokenizers]
+    expected = [ids_of(each, texts) for each in tokenizers]
     assert expected[0] != expected[1]
     module = tf.Module()
-    module.resources = [each.pieces for each in tokenizers]
+    module.resources = [each.sentencepiece for each in tokenizers]
     module.read = tf.function(
         lambda texts: [each(texts) for each in tokenizers],
         input_signature=[tf.TensorSpec([None], tf.string)],

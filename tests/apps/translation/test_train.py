@@ -1,182 +1,168 @@
-import csv
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
 
-from apps.common import runs
+from apps.common import datasets, runs
 from apps.common.errors import BadInput
+from apps.common.predictors import as_predictor
 from apps.translation import metrics
-from apps.translation import train as train_module
 from apps.translation.config import Config
-from apps.translation.data import Pairs, load_pairs, load_split
-from apps.translation.model import load_translator
+from apps.translation.data import Examples, load_examples, load_split
+from apps.translation.signatures import load_run, save_tokenizers
 from apps.translation.tokenizer import train_tokenizer
 from apps.translation.train import (
-    SmoothedCrossEntropy,
     TeacherForcing,
+    compile_model,
     find_tokenizers,
+    make_model,
     train,
 )
 from tests.apps.translation.conftest import make_pairs
 
-
-class Stopped(Exception):
-    pass
-
-
-@pytest.fixture
-def begun(tmp_path, monkeypatch):
-    """Begins a training; returns what it was about to fit."""
-    fits = {}
-
-    def fit(*arguments, **options):
-        names = ("model", "batches", "validation_batches", "run")
-        fits.update(zip(names, arguments, strict=True), **options)
-        raise Stopped
-
-    monkeypatch.setattr(train_module.runs, "fit", fit)
-
-    def begin(config):
-        with pytest.raises(Stopped):
-            train(config, tmp_path / "run")
-        return fits
-
-    return begin
+TINY = Config("", embedding_size=8, encoder_units=4, decoder_units=8)
+PAIRS = Examples(*map(list, zip(*make_pairs(60), strict=True)))
 
 
-def test_the_best_epoch_is_that_of_the_best_bleu(begun, config):
-    fits = begun(dataclasses.replace(config, gradient_norm=0.5, label_smoothing=0.2))
-    assert (fits["monitor"], fits["mode"]) == ("val_bleu", "max")
-    assert (fits["patience"], fits["epochs"]) == (config.patience, config.epochs)
-    assert fits["model"].loss.label_smoothing == 0.2
-    optimizer = fits["model"].optimizer
-    assert optimizer.clipnorm == 0.5
-    steps = len(fits["batches"]) * config.epochs
-    rates = [float(optimizer._learning_rate(step)) for step in range(steps)]
-    assert max(rates) == pytest.approx(config.learning_rate, rel=0.05)
+@pytest.mark.parametrize("is_joint", [True, False], ids=["joint", "separate"])
+def test_the_settings_reach_the_model(is_joint, config, tmp_path):
+    config = dataclasses.replace(
+        config,
+        joint_vocabulary=is_joint,
+        attention="multiplicative",
+        embedding_dropout=0.1,
+        dropout=0.2,
+        teacher_forcing_rate=0.5,
+    )
+    tokenizers = find_tokenizers(PAIRS, config, tmp_path)
+    model = make_model(config, tokenizers)
+    sizes = [len(tokenizer) for tokenizer in tokenizers]
+    assert model.arguments == {
+        "source_vocabulary_size": sizes[0],
+        "target_vocabulary_size": None if is_joint else sizes[1],
+        "scheduled_sampling": True,
+        **{
+            name: getattr(config, name)
+            for name in (
+                *("embedding_size", "encoder_units", "decoder_units", "attention"),
+                *("attention_units", "embedding_dropout", "dropout"),
+            )
+        },
+    }
+    assert model.built
+    model = make_model(
+        dataclasses.replace(config, teacher_forcing_rate=1.0), tokenizers
+    )
+    assert model.teacher_forcing_rate is None
+
+
+def test_the_settings_reach_the_optimizer_and_the_loss():
+    model = make_model(TINY, [[None] * 9] * 2)
+    config = dataclasses.replace(
+        TINY, learning_rate=0.01, gradient_norm=0.5, label_smoothing=0.2
+    )
+    compile_model(model, config, steps=100)
+    assert model.loss.label_smoothing == 0.2
+    assert model.optimizer.clipnorm == 0.5
+    rates = [float(model.optimizer._learning_rate(step)) for step in range(100)]
+    assert max(rates) == pytest.approx(0.01, rel=0.05)
     assert rates[-1] < 0.01 * config.learning_rate
-    (callback,) = fits["callbacks"]
-    assert isinstance(callback, metrics.ValidationBleu)
-    assert callback.pairs == load_pairs(config)["validation"]
-    assert fits["model"].told is False
 
 
-def test_settings_reach_the_model(begun, config, tmp_path):
-    own = dataclasses.replace(config, joint_vocabulary=False, teacher_forcing=0.5)
-    fits = begun(own)
-    arguments = fits["model"].arguments
-    for name in ("embedding_size", "encoder_units", "decoder_units", "attention_units"):
-        assert arguments[name] == getattr(config, name)
-    assert arguments["scheduled"] is True
-    names = {"config.json", "source.model", "target.model"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == names
-    one, other = find_tokenizers(None, own, tmp_path / "run")
-    assert arguments["source_vocabulary"] == len(one)
-    assert arguments["target_vocabulary"] == len(other)
-    _, forcing = fits["callbacks"]
-    assert isinstance(forcing, TeacherForcing)
-    assert (forcing.last, forcing.epochs) == (0.5, config.epochs)
-
-
-def test_the_share_that_is_told_falls_along_a_line():
+def test_the_teacher_forcing_rate_falls_linearly():
     class Model:
-        told = keras.Variable(1.0)
+        teacher_forcing_rate = keras.Variable(1.0)
 
-    for last, epochs, expected in (
+    for last_rate, epochs, expected in (
         (0.6, 5, [1, 0.9, 0.8, 0.7, 0.6]),
         (0.0, 3, [1, 0.5, 0]),
         (0.5, 1, [1]),
     ):
-        callback = TeacherForcing(last, epochs)
+        callback = TeacherForcing(last_rate, epochs)
         callback.set_model(Model)
-        told = []
+        rates = []
         for epoch in range(epochs):
             callback.on_epoch_begin(epoch)
-            told.append(float(Model.told))
-        np.testing.assert_allclose(told, expected, atol=1e-6)
+            rates.append(float(Model.teacher_forcing_rate))
+        np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_counts_each_piece_alike(smoothing):
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(3, 5, 7)).astype("float32")
-    labels = random.integers(1, 7, (3, 5))
-    weights = np.ones((3, 5), "float32")
-    weights[0, 1:] = weights[1, 4:] = 0
-    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    wanted = (1 - smoothing) * np.eye(7)[labels] + smoothing / 7
-    each = -(wanted * log_probs).sum(-1)
-    expected = (each * weights).sum() / weights.sum()
-    loss = SmoothedCrossEntropy(smoothing)
-    assert float(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
-    assert float(loss(labels, logits)) == pytest.approx(each.mean(), rel=1e-5)
-    # What stands where nothing counts changes nothing.
-    logits[0, 1:] += 100
-    labels[0, 1:] = 0
-    assert float(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("joint", [True, False])
-def test_an_interrupted_run_keeps_its_tokenizers(joint, tmp_path):
-    config = Config("", vocabulary_size=40, joint_vocabulary=joint)
-    pairs = Pairs(*map(list, zip(*make_pairs(60), strict=True)))
-    fresh = find_tokenizers(pairs, config, tmp_path)
-    assert (fresh[0] is fresh[1]) == joint
+@pytest.mark.parametrize("is_joint", [True, False], ids=["joint", "separate"])
+def test_an_interrupted_training_keeps_its_tokenizers(is_joint, tmp_path):
+    config = Config("", vocabulary_size=40, joint_vocabulary=is_joint)
+    tokenizers = find_tokenizers(PAIRS, config, tmp_path)
+    assert (tokenizers[0] is tokenizers[1]) == is_joint
     assert list(tmp_path.iterdir()) == []
-    train_module.save_tokenizers(fresh, tmp_path)
-    other = dataclasses.replace(pairs, sources=pairs.targets, targets=pairs.targets)
+    save_tokenizers(tokenizers, tmp_path)
+    other = Examples(PAIRS.targets, PAIRS.targets)
     again = find_tokenizers(other, config, tmp_path)
-    assert [each.model for each in again] == [each.model for each in fresh]
-    assert train_tokenizer(other.sources, 40).vocabulary() != fresh[0].vocabulary()
+    assert [each.model for each in again] == [each.model for each in tokenizers]
+    new = train_tokenizer(other.sources, 40)
+    assert new.vocabulary() != tokenizers[0].vocabulary()
 
 
-def test_tokenizers_learn_from_training_pairs_alone(run, config):
-    pairs = load_split(config, "train")
-    texts = [*pairs.sources, *pairs.targets]
-    expected = train_tokenizer(texts, config.vocabulary_size)
-    assert load_translator(run).source_tokenizer.vocabulary() == expected.vocabulary()
-
-
-def test_a_beam_of_more_than_all_pieces_is_refused(config, tmp_path):
-    with pytest.raises(BadInput, match=r"--beam-size 99 is more than the .* pieces"):
+def test_a_beam_larger_than_the_vocabulary_is_refused(config, tmp_path):
+    with pytest.raises(BadInput, match=r"--beam-size 99 is more than the .* tokens"):
         train(dataclasses.replace(config, beam_size=99, vocabulary_size=50), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_holds_all_that_is_needed(run, config):
-    names = {path.name for path in run.iterdir()}
-    assert names >= {"config.json", "source.model", "model.keras", "curves.png"}
-    assert "target.model" not in names  # It is shared.
-    assert list((run / "logs").rglob("events.out.tfevents*"))
-    with (run / "history.csv").open() as file:
-        header, *rows = csv.reader(file)
-    assert {"loss", "val_loss", "val_bleu", "seconds"} <= set(header)
-    assert 2 <= len(rows) <= config.epochs
-    assert runs.load_config(Config, run) == config
+def test_another_model_is_trained_and_loaded(tmp_path):
+    """With everything that the training of the contract does not have."""
+    (tmp_path / "mine.tsv").write_text(
+        "\n".join(["a\tb", *map("\t".join, make_pairs(40))]) + "\n"
+    )
+    config = dataclasses.replace(
+        TINY,
+        data=str(tmp_path / "mine.tsv"),
+        source_column="a",
+        target_column="b",
+        vocabulary_size=50,
+        joint_vocabulary=False,
+        subword_sampling_alpha=0.2,
+        attention="none",
+        token_dropout=0.1,
+        teacher_forcing_rate=0.5,
+        epochs=2,
+        beam_size=2,
+    )
+    run = tmp_path / "run"
+    train(config, run)
+    assert {"source.model", "target.model"} <= {path.name for path in run.iterdir()}
+    translator = load_run(run)
+    assert float(translator.model.teacher_forcing_rate) in (0.5, 1.0)
+    answers = as_predictor(translator.signatures["serving_default"])(["zwei", "drei"])
+    assert answers["translations"].shape == (2,)
+    assert not answers["attention"].any()
 
 
-def test_the_summary_tells_what_the_model_reaches(run, config):
+# The training of the contract.
+
+
+def test_tokenizers_are_trained_on_the_training_split(run, config):
+    splits = load_examples(config, runs.read_held_out(run))
+    texts = [*splits["train"].sources, *splits["train"].targets]
+    expected = train_tokenizer(texts, config.vocabulary_size).vocabulary()
+    tokenizers = load_run(run).tokenizers
+    assert tokenizers[0] is tokenizers[1]
+    assert tokenizers[0].vocabulary() == expected
+    texts += datasets.join(splits.values()).sources
+    assert train_tokenizer(texts, config.vocabulary_size).vocabulary() != expected
+
+
+def test_the_best_epoch_has_the_best_greedy_bleu(run, config):
     summary = runs.summary(run)
-    pairs = load_split(config, "validation")
-    predictor = load_translator(run).predictor("greedy")
-    translations = metrics.translate(predictor, pairs.sources)
-    bleu = metrics.score(translations, pairs.targets)["bleu"]
+    examples = load_split(config, "validation", held_out=runs.read_held_out(run))
+    predictor = as_predictor(load_run(run).signatures["greedy"])
+    translations = metrics.translate(predictor, examples.sources)
+    bleu = metrics.score(translations, examples.targets)["bleu"]
     assert summary["val_bleu"] == pytest.approx(bleu, abs=1e-4)
     best = max(runs.read_history(run), key=lambda row: row["val_bleu"])
     assert summary["val_bleu"] == best["val_bleu"]
     assert summary["best_epoch"] == best["epoch"] + 1
 
 
-def test_a_finished_run_is_left_as_it_is(run, config):
-    before = (run / "model.keras").stat().st_mtime_ns
-    assert train(config, run) == runs.summary(run)
-    assert (run / "model.keras").stat().st_mtime_ns == before
-    with pytest.raises(BadInput, match="another dropout"):
-        train(dataclasses.replace(config, dropout=0.3), run)
-
-
-def test_learning_goes_on(run):
+def test_the_loss_falls(run):
     losses = [row["val_loss"] for row in runs.read_history(run)]
     assert losses[-1] < 0.5 * losses[0]

@@ -1,11 +1,13 @@
-"""Pictures of what models learn and answer."""
+"""Figures: training curves, metrics, attention, images and masks."""
 
 import io
 import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 
-matplotlib.use("agg")  # Draws files; needs no screen.
+matplotlib.use("agg")  # Draws to files, without a screen.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,18 +16,19 @@ from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
 THUMBNAIL_PIXELS = 320
-MOST_IMAGES = 60
-MOST_PIECES = 200
-MOST_ALIGNED = 40
+MAX_EXAMPLES = 60
+MAX_TOKENS = 200
+MAX_ALIGNED_TOKENS = 40
 
 
-def class_colors(given):
+def class_colors(given: Sequence[str | None]) -> np.ndarray:
     """Returns a colour for each class, uint8 `(classes, 3)`.
 
     Args:
-        given: For each class its colour as `#rrggbb`, or None for one of matplotlib's.
+        given: For each class its colour as `#rrggbb`, or None for one of matplotlib's
+            colours.
     """
-    palette = matplotlib.colormaps["tab20"].colors
+    palette = matplotlib.colormaps["tab20"](range(20))
     colors = [
         matplotlib.colors.to_rgb(color or palette[(2 * i + i // 10) % 20])
         for i, color in enumerate(given)
@@ -33,11 +36,11 @@ def class_colors(given):
     return (255 * np.array(colors)).round().astype("uint8")
 
 
-def draw_curves(history, path):
-    """Draws every metric of a training, with its validation value if there is one.
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draws every metric of a training, together with its validation value.
 
     Args:
-        history: One dictionary of numbers per epoch, as from `runs.read_history`.
+        history: One dictionary of metrics per epoch, as `runs.read_history` returns.
         path: The PNG file to write.
     """
     metrics = [
@@ -59,12 +62,14 @@ def draw_curves(history, path):
     _save(figure, path)
 
 
-def draw_confusion_matrix(labels, predictions, class_names, path):
-    """Draws how often each class was taken for which.
+def draw_confusion_matrix(
+    labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str], path: Path
+) -> None:
+    """Draws a confusion matrix.
 
     Args:
-        labels: The right classes, int `(examples,)`.
-        predictions: The answers, int `(examples,)`.
+        labels: The true classes, int `(examples,)`.
+        predictions: The predicted classes, int `(examples,)`.
         class_names: The names of the classes.
         path: The PNG file to write.
     """
@@ -84,50 +89,54 @@ def draw_confusion_matrix(labels, predictions, class_names, path):
     _save(figure, path)
 
 
-def draw_reliability(curve, path):
-    """Draws how often a model is right against how sure it is.
+def draw_reliability(curve: np.ndarray, path: Path) -> None:
+    """Draws a reliability diagram: accuracy against confidence.
 
     Args:
-        curve: The mean confidence, the accuracy and the share of the examples of each
-            bin, `(bins, 3)`.
+        curve: The mean confidence, the accuracy and the fraction of the examples of
+            each bin, `(bins, 3)`.
         path: The PNG file to write.
     """
-    confidence, accuracy, share = np.asarray(curve).T
+    confidence, accuracy, fraction = np.asarray(curve).T
     figure, axis = plt.subplots(figsize=(4.5, 4.5))
     axis.plot([0, 1], [0, 1], ":", color="grey", label="perfectly calibrated")
     axis.plot(confidence, accuracy, "-", color="tab:blue", alpha=0.5)
-    axis.scatter(confidence, accuracy, s=600 * share + 5, label="answers, by number")
+    axis.scatter(confidence, accuracy, s=600 * fraction + 5, label="answers, by number")
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend(markerscale=0.5)
     _save(figure, path)
 
 
-def draw_texts(texts, path, columns=92):
-    """Draws texts whose pieces are shaded by their weights.
+def draw_texts(
+    texts: Sequence[tuple[str, Sequence[str], np.ndarray]],
+    path: Path,
+    columns: int = 92,
+) -> None:
+    """Draws texts whose tokens are shaded by their weights.
 
     Args:
-        texts: For each text a title, its pieces and their weights; `▁` at the start of
-            a piece stands for the space before a word. The first 60 are drawn.
+        texts: For each text a title, its tokens and their weights; `▁` at the start of
+            a token stands for the space before a word. The first 60 texts are drawn.
         path: The PNG file to write.
-        columns: Letters in a line.
+        columns: Characters per line.
     """
-    placed, line = [], 0  # (line, column, piece, shade)
+    placed, line = [], 0  # (line, column, word, shade)
     titles = []
-    for title, pieces, weights in texts[:MOST_IMAGES]:
+    for title, tokens, weights in texts[:MAX_EXAMPLES]:
         titles.append((line, title))
         line, column = line + 1, 0
         strongest = max(np.max(weights, initial=0), 1e-9)
-        for piece, weight in zip(pieces[:MOST_PIECES], weights, strict=False):
-            word = piece.removeprefix("▁")
-            if column and word != piece:
+        for token, weight in zip(tokens[:MAX_TOKENS], weights, strict=False):
+            word = token.removeprefix("▁")
+            if column and word != token:
                 column += 1  # The space before a word.
             if column + len(word) > columns and column:
                 line, column = line + 1, 0
             placed.append((line, column, word, weight / strongest))
             column += len(word)
         line += 2
-    # As wide as the letters are, 0.6 of their height of 11 points.
+    # A character of 11 points is 0.602 times as wide as high.
     figure = plt.figure(figsize=(columns * 11 * 0.602 / 72, max(line, 1) * 0.24))
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, columns), ylim=(max(line, 1), -0.5))
     axis.axis("off")
@@ -144,15 +153,21 @@ def draw_texts(texts, path, columns=92):
     _save(figure, path)
 
 
-def draw_bars(names, values, path, x_label, y_label):
-    """Draws a bar for each value, with its number on top.
+def draw_bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    path: Path,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Draws a bar chart with the values on top of the bars.
 
     Args:
-        names: What the values are of.
-        values: Numbers.
+        names: The names of the bars.
+        values: Their heights.
         path: The PNG file to write.
-        x_label: What the names are.
-        y_label: What the values are.
+        x_label: The label of the horizontal axis.
+        y_label: The label of the vertical axis.
     """
     figure, axis = plt.subplots(figsize=(1.1 * len(names) + 2, 4))
     axis.bar_label(axis.bar(names, values, color="tab:blue"), fmt="%.1f")
@@ -162,19 +177,24 @@ def draw_bars(names, values, path, x_label, y_label):
     _save(figure, path)
 
 
-def draw_alignments(titles, alignments, path, columns=3):
-    """Draws where attention went as each piece was written.
+def draw_alignments(
+    titles: Sequence[str],
+    alignments: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]],
+    path: Path,
+    columns: int = 3,
+) -> None:
+    """Draws the attention between source and target tokens.
 
     Args:
-        titles: One text for each alignment; it may have several lines.
-        alignments: The pieces read, those written, and their attention, float32
-            `(written, read)`, from 0 to 1; `▁` at the start of a piece stands
-            for the space before a word. The first 60 are drawn, of each at most the
-            first 40 pieces.
+        titles: One title for each alignment; it may have several lines.
+        alignments: The source tokens, the target tokens and the attention, float32
+            `(target_steps, source_steps)`, from 0 to 1. `▁` at the start of a token
+            stands for the space before a word. The first 60 alignments are drawn, with
+            the first 40 tokens of each side.
         path: The PNG file to write.
-        columns: Alignments in a row.
+        columns: Alignments per row.
     """
-    alignments = alignments[:MOST_IMAGES]
+    alignments = alignments[:MAX_EXAMPLES]
     columns = min(columns, max(len(alignments), 1))
     rows = -(-max(len(alignments), 1) // columns)
     figure, axes = plt.subplots(
@@ -186,32 +206,38 @@ def draw_alignments(titles, alignments, path, columns=3):
     )
     for axis in axes.flat[len(alignments) :]:
         axis.axis("off")
-    for axis, title, (read, written, attention) in zip(
+    for axis, title, (source, target, attention) in zip(
         axes.flat, titles, alignments, strict=False
     ):
-        read, written = read[:MOST_ALIGNED], written[:MOST_ALIGNED]
-        attention = attention[: len(written), : len(read)]
+        source, target = source[:MAX_ALIGNED_TOKENS], target[:MAX_ALIGNED_TOKENS]
+        attention = attention[: len(target), : len(source)]
         if attention.size:
             axis.imshow(attention, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axis.set_xticks(range(len(read)), read, rotation=90, parse_math=False)
-        axis.set_yticks(range(len(written)), written, parse_math=False)
+        axis.set_xticks(range(len(source)), source, rotation=90, parse_math=False)
+        axis.set_yticks(range(len(target)), target, parse_math=False)
         lines = [textwrap.shorten(line, 70) for line in title.split("\n")]
         axis.set_title("\n".join(lines), fontsize=9, loc="left", parse_math=False)
     _save(figure, path)
 
 
-def draw_grid(encoded_images, titles, path, heats=None, columns=6):
-    """Draws images in rows, with a title each.
+def draw_grid(
+    encoded_images: Sequence[bytes],
+    titles: Sequence[str],
+    path: Path,
+    heat_maps: Sequence[np.ndarray] | None = None,
+    columns: int = 6,
+) -> None:
+    """Draws a grid of images with a title above each.
 
     Args:
-        encoded_images: The images, as bytes; the first 60 are drawn.
-        titles: One text each; it may have several lines.
+        encoded_images: The encoded images; the first 60 are drawn.
+        titles: One title for each image; it may have several lines.
         path: The PNG file to write.
-        heats: Optional maps, float32 `(rows, columns)` from 0 to 1, laid over the
-            images; the stronger, the yellower.
-        columns: Images in a row.
+        heat_maps: Optional maps, float32 `(rows, columns)` from 0 to 1, drawn over the
+            images; 1 is yellow.
+        columns: Images per row.
     """
-    encoded_images = encoded_images[:MOST_IMAGES]
+    encoded_images = encoded_images[:MAX_EXAMPLES]
     columns = min(columns, max(len(encoded_images), 1))
     rows = -(-max(len(encoded_images), 1) // columns)
     figure, axes = plt.subplots(
@@ -226,8 +252,8 @@ def draw_grid(encoded_images, titles, path, heats=None, columns=6):
         height, width = image.shape[:2]
         # Tiny images show their pixels.
         axis.imshow(image, interpolation="nearest" if width < 64 else "antialiased")
-        if heats is not None:
-            heat = np.asarray(Image.fromarray(heats[i]).resize((width, height)))
+        if heat_maps is not None:
+            heat = np.asarray(Image.fromarray(heat_maps[i]).resize((width, height)))
             heat = heat.clip(0, 1)
             axis.imshow(heat, cmap="autumn", alpha=0.7 * heat, vmin=0, vmax=1)
         axis.set_title(title, fontsize=9)
@@ -236,17 +262,22 @@ def draw_grid(encoded_images, titles, path, heats=None, columns=6):
     _save(figure, path)
 
 
-def draw_rows(rows, path, titles, legend=()):
-    """Draws pictures in rows, with a title over each column and a text beside each row.
+def draw_rows(
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]],
+    path: Path,
+    titles: Sequence[str],
+    legend: Sequence[tuple[str, np.ndarray]] = (),
+) -> None:
+    """Draws rows of images, with a title above each column and a name beside each row.
 
     Args:
-        rows: For each row its text and its pictures, uint8 `(height, width, 3)`; the
+        rows: For each row its name and its images, uint8 `(height, width, 3)`; the
             first 60 are drawn.
         path: The PNG file to write.
-        titles: One text for each column.
-        legend: Names and their colours, uint8 `(3,)`, shown below.
+        titles: One title for each column.
+        legend: Names and their colours, uint8 `(3,)`, drawn at the bottom.
     """
-    rows = rows[:MOST_IMAGES]
+    rows = rows[:MAX_EXAMPLES]
     figure, axes = plt.subplots(
         max(len(rows), 1),
         len(titles),
@@ -258,11 +289,11 @@ def draw_rows(rows, path, titles, legend=()):
         axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
-    for row, (text, pictures) in zip(axes, rows, strict=False):
-        row[0].set_ylabel(text, fontsize=9)
-        for axis, picture in zip(row, pictures, strict=True):
-            small = picture.shape[1] < 128  # Tiny images show their pixels.
-            axis.imshow(picture, interpolation="nearest" if small else "antialiased")
+    for row, (name, images) in zip(axes, rows, strict=False):
+        row[0].set_ylabel(name, fontsize=9)
+        for axis, image in zip(row, images, strict=True):
+            is_tiny = image.shape[1] < 128  # Tiny images show their pixels.
+            axis.imshow(image, interpolation="nearest" if is_tiny else "antialiased")
     if legend:
         patches = [Patch(color=color / 255, label=name) for name, color in legend]
         figure.legend(
@@ -271,30 +302,32 @@ def draw_rows(rows, path, titles, legend=()):
     _save(figure, path)
 
 
-def overlay(image_bytes, mask, colors, opacity=0.6):
-    """Lays the colours of a mask over its image.
+def overlay(
+    image_bytes: bytes, mask: np.ndarray, colors: np.ndarray, opacity: float = 0.6
+) -> np.ndarray:
+    """Draws the colours of a mask over its image.
 
     Args:
         image_bytes: An encoded image.
-        mask: Numbers of classes, uint8 `(height, width)`; those without a colour leave
-            the image as it is.
+        mask: Class numbers, uint8 `(height, width)`; numbers without a colour leave the
+            image as it is.
         colors: One colour for each class, uint8 `(classes, 3)`.
-        opacity: How much of the image the colours cover.
+        opacity: The opacity of the colours.
 
     Returns:
-        uint8 `(height, width, 3)`, made smaller as by `thumbnail`.
+        uint8 `(height, width, 3)`, of the size of `thumbnail`.
     """
     image = thumbnail(image_bytes)
     size = (image.shape[1], image.shape[0])
     mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    known = (mask < len(colors))[..., None]
+    has_color = (mask < len(colors))[..., None]
     painted = colors[np.minimum(mask, len(colors) - 1)]
     mixed = (1 - opacity) * image + opacity * painted
-    return np.where(known, mixed, image).astype("uint8")
+    return np.where(has_color, mixed, image).astype("uint8")
 
 
-def thumbnail(image_bytes):
-    """Decodes an image for drawing; large ones are made smaller.
+def thumbnail(image_bytes: bytes) -> np.ndarray:
+    """Decodes an image for drawing, and shrinks it if it is large.
 
     Args:
         image_bytes: An encoded image.

@@ -1,9 +1,10 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from apps.common import pictures
+from apps.common import figures
 
 
 def encode(pixels):
@@ -25,7 +26,7 @@ def test_a_grid_shows_every_image(tmp_path):
     colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
     encoded = [encode(np.full((80, 80, 3), color, "uint8")) for color in colors]
     path = tmp_path / "deep/grid.png"
-    pictures.draw_grid(encoded, ["one", "two", "three"], path, columns=2)
+    figures.draw_grid(encoded, ["one", "two", "three"], path, columns=2)
     image = drawn(path)
     for color in colors:
         assert count(image, color) > 5000
@@ -34,24 +35,34 @@ def test_a_grid_shows_every_image(tmp_path):
 def test_a_heat_map_is_laid_over_its_own_side(tmp_path):
     grey = encode(np.full((80, 80, 3), 128, "uint8"))
     heat = np.array([[0, 1], [0, 1]], "float32")
-    pictures.draw_grid([grey], ["hot on the right"], tmp_path / "heat.png", [heat])
+    figures.draw_grid([grey], ["hot on the right"], tmp_path / "heat.png", [heat])
     image = drawn(tmp_path / "heat.png").astype(int)
     middle = image.shape[1] // 2
     warmth = image[..., 0] - image[..., 2]
     assert warmth[:, middle + 20 :].mean() > warmth[:, : middle - 20].mean() + 20
 
 
+def test_only_the_first_60_images_are_drawn(tmp_path):
+    grey = encode(np.full((8, 8, 3), 128, "uint8"))
+    heights = {}
+    for number in (1, 60, 61):
+        path = tmp_path / "many.png"
+        figures.draw_grid([grey] * number, ["title"] * number, path, columns=60)
+        heights[number] = drawn(path).shape[0]
+    assert heights[61] == heights[60] < 1.5 * heights[1]
+
+
 def test_an_empty_grid_is_drawn_too(tmp_path):
-    pictures.draw_grid([], [], tmp_path / "none.png")
+    figures.draw_grid([], [], tmp_path / "none.png")
     assert (tmp_path / "none.png").exists()
 
 
 def test_thumbnails_are_small_and_transparency_is_white():
-    large = pictures.thumbnail(encode(np.zeros((900, 1800, 3), "uint8")))
+    large = figures.thumbnail(encode(np.zeros((900, 1800, 3), "uint8")))
     assert large.shape == (160, 320, 3)
-    assert pictures.thumbnail(encode(np.zeros((8, 8, 3), "uint8"))).shape == (8, 8, 3)
-    assert pictures.thumbnail(encode(np.zeros((8, 8, 4), "uint8"))).min() == 255
-    sixteen = pictures.thumbnail(encode(np.full((8, 8), 128 << 8, "uint16")))
+    assert figures.thumbnail(encode(np.zeros((8, 8, 3), "uint8"))).shape == (8, 8, 3)
+    assert figures.thumbnail(encode(np.zeros((8, 8, 4), "uint8"))).min() == 255
+    sixteen = figures.thumbnail(encode(np.full((8, 8), 128 << 8, "uint16")))
     assert sixteen.min() == sixteen.max() == 128
 
 
@@ -60,9 +71,9 @@ def test_curves_and_confusion_matrix(tmp_path):
         {"epoch": i, "loss": 1 / (i + 1), "val_loss": 1.0, "seconds": 2.0}
         for i in range(4)
     ]
-    pictures.draw_curves(history, tmp_path / "curves.png")
+    figures.draw_curves(history, tmp_path / "curves.png")
     assert drawn(tmp_path / "curves.png").std() > 10
-    pictures.draw_confusion_matrix(
+    figures.draw_confusion_matrix(
         np.array([0, 1, 1]),
         np.array([0, 1, 0]),
         ["a", "b"],
@@ -73,20 +84,20 @@ def test_curves_and_confusion_matrix(tmp_path):
 
 def test_curves_without_validation_are_drawn_too(tmp_path):
     history = [{"epoch": i, "loss": 1 / (i + 1), "seconds": 2.0} for i in range(4)]
-    pictures.draw_curves(history, tmp_path / "curves.png")
+    figures.draw_curves(history, tmp_path / "curves.png")
     assert drawn(tmp_path / "curves.png").std() > 10
 
 
 def test_classes_have_the_colors_that_were_given_and_others_of_their_own():
     given = ["#ff8000", None, "#000001", *[None] * 15]
-    colors = pictures.class_colors(given)
+    colors = figures.class_colors(given)
     assert (colors.shape, colors.dtype) == ((18, 3), "uint8")
     assert colors[0].tolist() == [255, 128, 0]
     assert colors[2].tolist() == [0, 0, 1]
     assert len(np.unique(colors, axis=0)) == 18
     # A class keeps its colour, whatever those of others are.
-    np.testing.assert_array_equal(pictures.class_colors([None, None])[1], colors[1])
-    assert pictures.class_colors([None] * 50).shape == (50, 3)
+    np.testing.assert_array_equal(figures.class_colors([None, None])[1], colors[1])
+    assert figures.class_colors([None] * 50).shape == (50, 3)
 
 
 def test_an_overlay_colors_the_classes_and_leaves_void():
@@ -95,7 +106,7 @@ def test_an_overlay_colors_the_classes_and_leaves_void():
     mask[:, 10:20] = 1
     mask[:, 20:] = 255
     colors = np.array([(255, 0, 0), (0, 0, 255)], "uint8")
-    laid = pictures.overlay(encode(image), mask, colors, opacity=0.75)
+    laid = figures.overlay(encode(image), mask, colors, opacity=0.75)
     assert (laid.shape, laid.dtype) == (image.shape, "uint8")
     expected = 0.25 * image + 0.75 * colors[np.minimum(mask, 1)]
     np.testing.assert_allclose(laid[:, :20], expected[:, :20], atol=1)
@@ -107,7 +118,7 @@ def test_an_overlay_of_a_large_image_is_made_smaller_without_new_classes():
     mask[:, 400:] = 2
     black = encode(np.zeros((400, 800, 3), "uint8"))
     colors = np.array([(250, 0, 0), (0, 250, 0), (0, 0, 250)], "uint8")
-    laid = pictures.overlay(black, mask, colors, opacity=1.0)
+    laid = figures.overlay(black, mask, colors, opacity=1.0)
     assert laid.shape == (160, 320, 3)
     np.testing.assert_array_equal(
         laid[:, :160], np.broadcast_to(colors[0], (160, 160, 3))
@@ -117,23 +128,23 @@ def test_an_overlay_of_a_large_image_is_made_smaller_without_new_classes():
     )
 
 
-def test_rows_show_every_picture_and_the_legend(tmp_path):
+def test_rows_show_every_image_and_the_legend(tmp_path):
     colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]
     squares = [np.full((90, 90, 3), color, "uint8") for color in colors]
     rows = [("one", squares[:2]), ("two", squares[2:])]
     path = tmp_path / "deep/rows.png"
-    pictures.draw_rows(rows, path, ["left", "right"])
+    figures.draw_rows(rows, path, ["left", "right"])
     image = drawn(path)
     for color in colors:
         assert count(image, color) > 5000
     violet = np.array([150, 20, 150], "uint8")
     assert count(image, violet) == 0
-    pictures.draw_rows(rows, path, ["left", "right"], [("violet", violet)])
+    figures.draw_rows(rows, path, ["left", "right"], [("violet", violet)])
     assert count(drawn(path), violet) > 100
 
 
 def test_rows_of_nothing_are_drawn_too(tmp_path):
-    pictures.draw_rows([], tmp_path / "none.png", ["left", "right"])
+    figures.draw_rows([], tmp_path / "none.png", ["left", "right"])
     assert (tmp_path / "none.png").exists()
 
 
@@ -141,12 +152,12 @@ def darkness(image):
     return (255 - image.astype(int)).sum()
 
 
-def test_reliability_lies_where_confidence_and_accuracy_meet(tmp_path):
+def test_reliability_is_drawn_at_confidence_and_accuracy(tmp_path):
     blue = (31, 119, 180)
     places = {}
     for confidence, accuracy in ((0.9, 0.2), (0.2, 0.5)):
         path = tmp_path / f"{confidence}.png"
-        pictures.draw_reliability(np.array([[confidence, accuracy, 1.0]]), path)
+        figures.draw_reliability(np.array([[confidence, accuracy, 1.0]]), path)
         image = drawn(path).copy()
         image[: image.shape[0] // 3, : image.shape[1] // 2] = 255  # The legend.
         rows, columns = np.nonzero(np.abs(image.astype(int) - blue).max(axis=-1) < 8)
@@ -162,7 +173,7 @@ def test_bars_are_as_high_as_their_values(tmp_path):
     path = tmp_path / "deep/bars.png"
     heights = {}
     for values in ((10, 40), (40, 10)):
-        pictures.draw_bars(["short", "long"], values, path, "words", "BLEU")
+        figures.draw_bars(["short", "long"], values, path, "words", "BLEU")
         image = drawn(path)
         middle = image.shape[1] // 2
         heights[values] = [count(half, BLUE) for half in np.split(image, [middle], 1)]
@@ -173,8 +184,8 @@ def test_bars_are_as_high_as_their_values(tmp_path):
 
 
 def test_bars_of_nothing_and_of_zero_are_drawn_too(tmp_path):
-    pictures.draw_bars([], [], tmp_path / "none.png", "words", "BLEU")
-    pictures.draw_bars(["1 to 8\n(3)"], [0.0], tmp_path / "zero.png", "words", "BLEU")
+    figures.draw_bars([], [], tmp_path / "none.png", "words", "BLEU")
+    figures.draw_bars(["1 to 8\n(3)"], [0.0], tmp_path / "zero.png", "words", "BLEU")
     assert drawn(tmp_path / "zero.png").std() > 5
 
 
@@ -184,10 +195,10 @@ DARK = (8, 48, 107)  # What attention of 1 is drawn in.
 def align(tmp_path, attention, title="two words\n→ zwei Wörter", number=1, **options):
     attention = np.array(attention, "float32")
     rows, columns = attention.shape
-    pieces = [f"▁r{i}" for i in range(columns)], [f"▁w{i}" for i in range(rows)]
+    tokens = [f"▁r{i}" for i in range(columns)], [f"▁w{i}" for i in range(rows)]
     path = tmp_path / "deep/alignments.png"
-    pictures.draw_alignments(
-        [title] * number, [(*pieces, attention)] * number, path, **options
+    figures.draw_alignments(
+        [title] * number, [(*tokens, attention)] * number, path, **options
     )
     return drawn(path)
 
@@ -197,7 +208,7 @@ def dark_center(image):
     return rows.mean(), columns.mean()
 
 
-def test_what_is_written_lies_below_and_what_is_read_to_the_right(tmp_path):
+def test_target_tokens_run_downwards_and_source_tokens_to_the_right(tmp_path):
     first = dark_center(align(tmp_path, [[1, 0, 0], [0, 0, 0]]))
     read_later = dark_center(align(tmp_path, [[0, 0, 1], [0, 0, 0]]))
     written_later = dark_center(align(tmp_path, [[0, 0, 0], [1, 0, 0]]))
@@ -219,39 +230,41 @@ def test_alignments_stand_in_rows(tmp_path):
 
 
 def test_alignments_of_nothing_are_drawn_too(tmp_path):
-    pictures.draw_alignments([], [], tmp_path / "none.png")
+    figures.draw_alignments([], [], tmp_path / "none.png")
     assert (tmp_path / "none.png").exists()
     align(tmp_path, np.zeros((0, 1)), title="\n→ ")
     assert align(tmp_path, np.eye(2), title="$\\frac$ " * 99).shape[1] < 1200
 
 
-def test_only_the_first_alignments_and_pieces_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MOST_IMAGES", 2)
-    monkeypatch.setattr(pictures, "MOST_ALIGNED", 3)
-    assert align(tmp_path, np.eye(3), number=5, columns=1).shape == (
-        align(tmp_path, np.eye(3), number=2, columns=1).shape
-    )
+@pytest.mark.slow
+def test_only_the_first_60_alignments_are_drawn(tmp_path):
+    row = align(tmp_path, np.eye(1)).shape[0]
+    rows = align(tmp_path, np.eye(1), number=61, columns=20).shape[0] / row
+    assert 2.5 < rows < 3.5
+
+
+def test_only_the_first_tokens_are_aligned(tmp_path):
     np.testing.assert_array_equal(
-        align(tmp_path, np.eye(3)), align(tmp_path, np.eye(9))
+        align(tmp_path, np.eye(40)), align(tmp_path, np.eye(45))
     )
 
 
 ORANGE = (255, 165, 0)
 
 
-def draw_text(tmp_path, pieces, weights, title="a text"):
+def draw_text(tmp_path, tokens, weights, title="a text"):
     path = tmp_path / "deep/texts.png"
-    pictures.draw_texts([(title, pieces, np.array(weights))], path)
+    figures.draw_texts([(title, tokens, np.array(weights))], path)
     return drawn(path)
 
 
-def test_pieces_are_shaded_as_they_weigh(tmp_path):
-    pieces = ["▁mmmmm", "▁mmmmm"]
-    image = draw_text(tmp_path, pieces, [0.0, 0.4])
+def test_tokens_are_shaded_by_their_weights(tmp_path):
+    tokens = ["▁mmmmm", "▁mmmmm"]
+    image = draw_text(tmp_path, tokens, [0.0, 0.4])
     assert count(image, ORANGE) > 300  # The strongest has the full colour.
     columns = np.nonzero(np.abs(image.astype(int) - ORANGE).max(axis=-1) < 8)[1]
-    assert count(draw_text(tmp_path, pieces, [0.0, 0.0]), ORANGE) == 0
-    image = draw_text(tmp_path, pieces, [0.4, 0.0])
+    assert count(draw_text(tmp_path, tokens, [0.0, 0.0]), ORANGE) == 0
+    image = draw_text(tmp_path, tokens, [0.4, 0.0])
     left = np.nonzero(np.abs(image.astype(int) - ORANGE).max(axis=-1) < 8)[1]
     assert left.max() < columns.min()
 
@@ -265,23 +278,22 @@ def test_long_texts_are_broken_into_lines(tmp_path):
     assert abs(three[1] - one[1]) < 30
 
 
-def test_signs_of_formulas_are_drawn_as_they_are(tmp_path):
+def test_formula_characters_are_drawn_as_they_are(tmp_path):
     assert darkness(draw_text(tmp_path, ["▁$\\frac$", "▁$"], [0.5, 0.5])) > 0
     assert darkness(draw_text(tmp_path, ["▁a"], [1.0], title="$\\frac$ 0.9")) > 0
 
 
 def test_texts_of_nothing_are_drawn_too(tmp_path):
-    pictures.draw_texts([], tmp_path / "none.png")
+    figures.draw_texts([], tmp_path / "none.png")
     assert (tmp_path / "none.png").exists()
     draw_text(tmp_path, [], [])
 
 
-def test_only_the_first_texts_and_pieces_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MOST_IMAGES", 2)
-    monkeypatch.setattr(pictures, "MOST_PIECES", 30)
+def test_only_the_first_texts_and_tokens_are_drawn(tmp_path):
     heights = {}
-    for texts, pieces in ((2, 30), (3, 30), (2, 90), (1, 30)):
-        text = ("title", ["▁longer"] * pieces, np.ones(pieces))
-        pictures.draw_texts([text] * texts, tmp_path / "many.png")
-        heights[texts, pieces] = drawn(tmp_path / "many.png").shape[0]
-    assert heights[2, 30] == heights[3, 30] == heights[2, 90] > heights[1, 30]
+    for texts, tokens in ((1, 200), (1, 250), (60, 1), (61, 1), (59, 1)):
+        text = ("title", ["▁longer"] * tokens, np.ones(tokens))
+        figures.draw_texts([text] * texts, tmp_path / "many.png")
+        heights[texts, tokens] = drawn(tmp_path / "many.png").shape[0]
+    assert heights[1, 200] == heights[1, 250] > heights[60, 1] / 60
+    assert heights[60, 1] == heights[61, 1] > heights[59, 1]

@@ -1,0 +1,275 @@
+"""The exported functions: texts to translations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from apps.common import runs
+from apps.common.predictors import Predictor, load_predictor
+from apps.common.search import Hypotheses, beam_search, greedy_search
+from apps.common.text import PADDING, UNKNOWN
+from apps.translation.config import Config
+from apps.translation.model import EncoderDecoder
+from apps.translation.parts import (
+    join_attention,
+    join_tokens,
+    max_words,
+    split_patterns,
+    split_texts,
+)
+from apps.translation.tokenizer import END, START, Tokenizer
+
+# In a run and in an edge bundle. A joint vocabulary has the first file only.
+TOKENIZER_FILES = ("source.model", "target.model")
+# Ids of tokens that no translation contains.
+NEVER_WRITTEN = (PADDING, UNKNOWN, START)
+# Sentences that are decoded at once.
+CHUNK_SIZE = 64
+
+
+class Translator:
+    """A trained model with its exported functions.
+
+    Args:
+        model: A trained model.
+        tokenizers: The tokenizers of the source and of the target language.
+        config: Gives the beam size, the length penalty, and the length above which a
+            text is translated in parts.
+
+    Attributes:
+        signatures: The exported functions by name: `serving_default` (beam search),
+            `greedy` and `tensors`.
+    """
+
+    def __init__(
+        self, model: EncoderDecoder, tokenizers: Sequence[Tokenizer], config: Config
+    ):
+        self.model = model
+        self.tokenizers = tuple(tokenizers)
+        self.source_tokenizer, self.target_tokenizer = tokenizers
+        self.beam_size = config.beam_size
+        self.length_penalty = config.length_penalty
+        self.patterns = split_patterns(max_words(config.max_tokens))
+        vocabularies = {  # A joint vocabulary is one constant. Padding is empty.
+            tokenizer: tf.constant(["", *tokenizer.vocabulary()[1:]])
+            for tokenizer in tokenizers
+        }
+        self.source_vocabulary = vocabularies[self.source_tokenizer]
+        self.target_vocabulary = vocabularies[self.target_tokenizer]
+        self.bias = tf.reduce_sum(  # −inf for tokens that are never written.
+            tf.one_hot(NEVER_WRITTEN, len(self.target_tokenizer), -float("inf"), 0.0), 0
+        )
+        text = tf.TensorSpec([None], tf.string, name="text")
+        token_ids = tf.TensorSpec([None, None], tf.int32, name="token_ids")
+        self.signatures = {
+            "serving_default": tf.function(self.translate, input_signature=[text]),
+            "greedy": tf.function(self.translate_greedily, input_signature=[text]),
+            "tensors": tf.function(self.translate_ids, input_signature=[token_ids]),
+        }
+
+    def translate(self, text):
+        """Translates UTF-8 texts of any length, `(batch,)`, by beam search.
+
+        Returns:
+            `translations`, `(batch,)`; `scores`, their log-probabilities divided by the
+            length penalty, averaged over the parts of a long text; `source_tokens`,
+            `(batch, source_steps)`, and `target_tokens`, `(batch, steps)`, padded with
+            empty strings; and the `attention`, `(batch, steps, source_steps)`.
+        """
+        return self._translate(text, self.search)
+
+    def translate_greedily(self, text):
+        """Translates texts by greedy search; returns the same as `translate`."""
+        return self._translate(text, self.greedy_search)
+
+    def translate_ids(self, token_ids):
+        """Translates tokenized sentences, `(batch, source_steps)`, padded with zeros.
+
+        Returns:
+            `token_ids` of the translations, `(batch, steps)`, padded with zeros;
+            `scores`, `(batch,)`; and `attention`, `(batch, steps, source_steps)`.
+        """
+        source = tf.RaggedTensor.from_tensor(token_ids, padding=PADDING)
+        target, scores, attention = self._decode(source, self.search)
+        shape = tf.stack([-1, -1, tf.shape(token_ids, tf.int64)[1]])
+        return {
+            "token_ids": target.to_tensor(PADDING),
+            "scores": scores,
+            "attention": attention.to_tensor(shape=shape),
+        }
+
+    def search(self, token_ids) -> Hypotheses:
+        """Returns the beam hypotheses of sentences, best first.
+
+        Args:
+            token_ids: int32 `(batch, source_steps)`, padded with zeros.
+
+        Returns:
+            `Hypotheses`, whose trace is the attention,
+            `(batch, beams, steps, source_steps)`.
+        """
+        return beam_search(**self._decoder(token_ids), beam_size=self.beam_size)
+
+    def greedy_search(self, token_ids) -> Hypotheses:
+        """Returns what `search` with a single beam returns."""
+        return greedy_search(**self._decoder(token_ids))
+
+    def step(self, token_ids, state, memory):
+        """Computes one step of the search.
+
+        Args:
+            token_ids: The last tokens, int32 `(batch, beams)`.
+            state: The decoder's `State`.
+            memory: The `Memory` of the sentences.
+
+        Returns:
+            Log-probabilities, `(batch, beams, vocabulary)`; the next `State`; and the
+            attention weights, `(batch, beams, source_steps)`.
+        """
+        embeddings = self.model.embed_target(token_ids)
+        readout, state, attention = self.model.decode(embeddings, state, memory)
+        logits = self.model.logits(readout) + self.bias
+        return tf.nn.log_softmax(logits), state, attention
+
+    def _decoder(self, token_ids):
+        """Returns the arguments of a search for sentences, `(batch, source_steps)`."""
+        memory = self.model.encode(token_ids)
+        lengths = tf.reduce_sum(tf.cast(token_ids != PADDING, tf.int32), 1)
+        return {
+            "step": lambda token_ids, state: self.step(token_ids, state, memory),
+            "state": self.model.initial_state(memory),
+            "start_id": START,
+            "end_id": END,
+            "max_steps": max_steps(lengths),
+            "alpha": self.length_penalty,
+        }
+
+    def _decode(self, source, search):
+        """Translates sentences in chunks of similar lengths.
+
+        The sentences of a chunk are padded to the longest one, and all of them are
+        decoded until the last translation has ended.
+
+        Args:
+            source: Token ids, ragged `(batch, source_steps)`.
+            search: `self.search` or `self.greedy_search`.
+
+        Returns:
+            Token ids of the translations, ragged `(batch, steps)`; their scores,
+            `(batch,)`; and the attention, ragged `(batch, steps, source_steps)`.
+        """
+        order = tf.argsort(source.row_lengths(), stable=True)
+
+        def decode_chunk(start):
+            chunk = tf.gather(source, order[start : start + CHUNK_SIZE])
+            token_ids = chunk.to_tensor(PADDING)
+            found = search(token_ids)
+            # Empty text translates to empty text.
+            is_text = tf.reduce_any((token_ids != PADDING) & (token_ids != END), 1)
+            lengths = tf.where(is_text, tf.cast(found.lengths[:, 0], tf.int64), 0)
+            is_target = tf.sequence_mask(lengths, tf.shape(found.token_ids)[2])
+            is_weight = is_target[..., None] & (token_ids != PADDING)[:, None]
+            target = tf.boolean_mask(found.token_ids[:, 0], is_target)
+            attention = tf.boolean_mask(found.trace[:, 0], is_weight)
+            return target, lengths, found.scores[:, 0], attention
+
+        found = tf.map_fn(
+            decode_chunk,
+            tf.range(0, source.nrows(), CHUNK_SIZE),
+            fn_output_signature=tuple(
+                tf.RaggedTensorSpec([None], dtype, ragged_rank=0)
+                for dtype in (tf.int32, tf.int64, tf.float32, tf.float32)
+            ),
+            parallel_iterations=1,
+        )
+        target, lengths, scores, attention = (chunks.values for chunks in found)
+        target = tf.RaggedTensor.from_row_lengths(target, lengths, validate=False)
+        source_lengths = tf.gather(source.row_lengths(), order)
+        attention = tf.RaggedTensor.from_row_lengths(
+            attention, tf.repeat(source_lengths, lengths), validate=False
+        )
+        original_order = tf.argsort(order)
+        return (
+            tf.gather(target, original_order),
+            tf.gather(scores, original_order),
+            tf.gather(target.with_values(attention), original_order),
+        )
+
+    def _translate(self, text, search):
+        """Splits texts into parts, translates the parts, and joins them again."""
+        parts = split_texts(text, self.patterns)
+        source = self.source_tokenizer(parts.values)
+        target, scores, attention = self._decode(source, search)
+        translations = self.target_tokenizer.detokenize(target)
+        text_of_part = parts.value_rowids()
+        return {
+            "translations": tf.strings.unsorted_segment_join(
+                translations, text_of_part, parts.nrows(), separator=" "
+            ),
+            "scores": tf.math.segment_mean(scores, text_of_part),
+            "source_tokens": join_tokens(source, parts, self.source_vocabulary),
+            "target_tokens": join_tokens(target, parts, self.target_vocabulary),
+            "attention": join_attention(attention, source, target, parts),
+        }
+
+
+def alignments(answers):
+    """Returns the source tokens, target tokens and attention of each text.
+
+    Args:
+        answers: `source_tokens`, `target_tokens` and `attention`, as a predictor
+            returns them.
+    """
+    rows = []
+    for source, target, attention in zip(
+        *(answers[name] for name in ("source_tokens", "target_tokens", "attention")),
+        strict=True,
+    ):
+        source, target = (
+            [token.decode() for token in tokens if token] for tokens in (source, target)
+        )
+        rows.append((source, target, attention[: len(target), : len(source)]))
+    return rows
+
+
+def max_steps(length):
+    """Returns the maximum number of tokens in a translation.
+
+    Args:
+        length: Number of source tokens.
+    """
+    return 2 * length + 10
+
+
+def save_tokenizers(tokenizers: Sequence[Tokenizer], folder: Path) -> None:
+    """Writes the tokenizers of both languages; a joint one is written once."""
+    for name, tokenizer in zip(
+        TOKENIZER_FILES, dict.fromkeys(tokenizers), strict=False
+    ):
+        runs.write_bytes(folder / name, tokenizer.model)
+
+
+def load_tokenizers(folder: Path) -> list[Tokenizer]:
+    """Returns the tokenizers that `save_tokenizers` wrote, one for each language."""
+    tokenizers = [
+        Tokenizer((folder / name).read_bytes())
+        for name in TOKENIZER_FILES
+        if (folder / name).exists()
+    ]
+    return tokenizers if len(tokenizers) == 2 else tokenizers * 2
+
+
+def load_run(run: Path) -> Translator:
+    """Returns the best model of a run as a `Translator`."""
+    return Translator(
+        keras.saving.load_model(run / "model.keras", compile=False),
+        load_tokenizers(run),
+        runs.load_config(Config, run),
+    )
+
+
+def load_model(where: str, signature: str = "serving_default") -> Predictor:
+    """Returns the predictor of any model; the arguments are `load_predictor`'s."""
+    return load_predictor(where, lambda run: load_run(run).signatures, signature)

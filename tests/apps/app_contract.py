@@ -1,0 +1,952 @@
+"""Checks that every application must pass, on one short training of each.
+
+An application describes itself in `conftest.py` of its tests:
+
+    APP = App("image_classification", …)
+    globals().update(fixtures(APP))
+
+and runs the checks in `test_contract.py`:
+
+    class TestContract(AppContract):
+        pass
+
+The training is killed in its second epoch and resumed, and then exported once. All
+checks share it.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import functools
+import importlib
+import inspect
+import io
+import json
+import math
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from apps.common import lite, predictors, ranges, release, runs
+from apps.common.errors import BadInput, ExportRefused, flag
+from tests.conftest import run_command
+from tests.device import make_device
+from tests.model_server import serve
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, eq=False)
+class App:
+    """What the checks need to know about an application.
+
+    Attributes:
+        name: The name of the application.
+        write_data: Writes a small data set of the user into a folder, in the documented
+            format. Returns the value of `--data`.
+        add_data: Adds examples to a copy of that data set.
+        settings: Settings of a training that takes seconds and learns the data.
+        num_examples: The number of examples in each split of that data.
+        inputs: Returns raw inputs for a model, given the data.
+        arguments: Returns the arguments of `predict` and of `run.py` for the first of
+            these inputs, given the data.
+        answers: Patterns that the lines of `predict` match, one for each argument.
+        device_answers: The same for the lines of `run.py`.
+        signatures: For each signature, its input and its outputs.
+        tensors: Returns an input of the signature `tensors`, given a run.
+        check_alike: Compares the answers of an engine with those of the trained model.
+            Takes both, the name of the engine and the signature.
+        make_exam: Returns the `release.Exam` of an export, given the test examples and
+            the configuration.
+        spoil: Returns answers that are wrong, given the right ones.
+        metric: The metric in reports and cards.
+        min_score: The least that the short training must reach.
+        engines: The names of the engines in the card.
+        operations: Operations that the card's recommended variant must have.
+        bundle: The files of the edge bundle besides `run.py`, `requirements.txt` and
+            the variants.
+        requirement: What `run.py` needs besides numpy and the interpreter.
+        run_files: The files without which a run cannot be loaded.
+        figures: The figures of an evaluation.
+        unreadable: Writes files that cannot be read into a folder. Returns arguments of
+            `predict` and of `run.py`, and a part of the message of each; None where
+            they can be read.
+        bad_settings: Settings with which a run cannot be loaded, and the message.
+        preset: A misspelt preset, and the right name.
+        released: The least values in the released card, by engine and measurement.
+        max_released_mb: The largest size of the released model.
+        stock_imports: What stock TensorFlow must import before it loads the model.
+        counted: What the report calls the number of examples.
+        tolerance: Of the outputs of `tensors`.
+    """
+
+    name: str
+    write_data: Callable[[Path], Path]
+    add_data: Callable[[Path], None]
+    settings: Mapping[str, Any]
+    num_examples: Mapping[str, int]
+    inputs: Callable[[Path], Sequence[Any]]
+    arguments: Callable[[Path], Sequence[Any]]
+    answers: Sequence[str]
+    device_answers: Sequence[str]
+    signatures: Mapping[str, tuple[str, set[str]]]
+    tensors: Callable[[Path], np.ndarray]
+    check_alike: Callable[[Any, Any, str, str], None]
+    make_exam: Callable[[Any, Any], release.Exam]
+    spoil: Callable[[Any], Any]
+    metric: str
+    min_score: float
+    engines: Sequence[str]
+    operations: Sequence[str]
+    bundle: set[str]
+    requirement: str
+    run_files: Sequence[str]
+    figures: set[str]
+    unreadable: Callable[[Path], Sequence[tuple[Sequence[Any], str, str]]]
+    preset: tuple[str, str]
+    released: Mapping[str, Mapping[str, float]]
+    max_released_mb: float
+    bad_settings: Sequence[tuple[Mapping[str, Any], str]] = ()
+    stock_imports: str = "tensorflow"
+    counted: str = "examples"
+    tolerance: float = 1e-5
+
+    def module(self, name):
+        """Returns a module of the application."""
+        return importlib.import_module(f"apps.{self.name}.{name}")
+
+    @property
+    def config_class(self):
+        return self.module("config").Config
+
+    def flags(self, data):
+        """Returns the flags of the short training."""
+        flags = ["--data", str(data)]
+        for name, value in self.settings.items():
+            if isinstance(value, bool):
+                flags.append(flag(name if value else f"no_{name}"))
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                flags += [flag(name), *map(str, values)]
+        return flags
+
+
+class Training(NamedTuple):
+    """A training that was killed and resumed.
+
+    Attributes:
+        run: The run directory.
+        epochs_before: The number of epochs in the history when it was killed.
+        files_before: The files of the run when it was killed, with their contents.
+        output: What the resumed training printed.
+    """
+
+    run: Path
+    epochs_before: int
+    files_before: dict[str, bytes]
+    output: str
+
+
+class Result(NamedTuple):
+    """What a command returned and printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run_app(name, *arguments):
+    """Runs `python -m apps.NAME ARGUMENTS` in this process; returns its `Result`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_command(name, *arguments)
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+def succeed(name, *arguments):
+    """Runs a command that must succeed; returns what it printed."""
+    result = run_app(name, *arguments)
+    assert result.status == 0, result.err
+    return result.out
+
+
+def train_and_kill(app, data, run):
+    """Trains, kills the process in the second epoch, and resumes."""
+    arguments = ["train", *app.flags(data), "--run", str(run)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"apps.{app.name}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    seen = b""
+    while not re.search(rb"Epoch 2/\d+.*?\b[1-9]\d*/\d", seen, re.DOTALL):
+        part = os.read(process.stdout.fileno(), 1 << 12)
+        assert part, seen.decode()  # It ended by itself.
+        seen += part
+    process.send_signal(signal.SIGKILL)
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    files = {
+        path.name: path.read_bytes()
+        for path in run.iterdir()
+        if path.is_file() and path.name != "model.keras"
+    }
+    return Training(
+        run,
+        epochs_before=len(runs.read_history(run)),
+        files_before=files,
+        output=succeed(app.name, *arguments),
+    )
+
+
+def fixtures(app):
+    """Returns the fixtures of an application by name.
+
+    - app: The `App`.
+    - own_data: The user's data.
+    - config: The configuration of the short training.
+    - training: The `Training`.
+    - run: Its run directory.
+    - exported: The directory of the exported model.
+    - device: The edge bundle on a stand-in for a device, as `make_device` returns it.
+    - addresses: The REST and the gRPC address of a server of the exported model.
+    - load_model: Function of a model and a signature that returns the predictor.
+    - stock_answers: The answers of the exported and of the released model, by
+      signature, in a process without our code.
+    """
+    session = pytest.fixture(scope="session")
+    # `keras.utils.set_random_seed` deletes the tokenizers of models that are loaded, so
+    # models are loaded again in the next file.
+    module = pytest.fixture(scope="module")
+
+    @session
+    def own_data(tmp_path_factory):
+        return app.write_data(tmp_path_factory.mktemp("data"))
+
+    @session
+    def config(own_data):
+        return app.config_class(str(own_data), **app.settings)
+
+    @session
+    def training(own_data, tmp_path_factory):
+        return train_and_kill(app, own_data, tmp_path_factory.mktemp("runs") / "mine")
+
+    @session
+    def run(training):
+        return training.run
+
+    @session
+    def exported(run, tmp_path_factory):
+        to = tmp_path_factory.mktemp("saved_models") / app.name
+        (to / ".export/1").mkdir(parents=True)  # As a killed export leaves it.
+        succeed(app.name, "export", "--run", run, "--to", to)
+        return to
+
+    @session
+    def device(exported, tmp_path_factory):
+        return make_device(exported / "edge", tmp_path_factory.mktemp("device"))
+
+    @module
+    def addresses(exported):
+        with serve(app.name, exported / "1") as addresses:
+            yield addresses
+
+    @module
+    def load_model():
+        load = app.module("signatures").load_model
+        return functools.cache(
+            lambda where, signature="serving_default": load(str(where), signature)
+        )
+
+    @module
+    def stock_answers(exported, own_data, tmp_path_factory):
+        models = [exported / "1", released(app) / "1"]
+        folder = tmp_path_factory.mktemp("stock")
+        return ask_stock_tensorflow(app, models, app.inputs(own_data)[:2], folder)
+
+    return {
+        "app": pytest.fixture(scope="session")(lambda: app),
+        "own_data": own_data,
+        "config": config,
+        "training": training,
+        "run": run,
+        "exported": exported,
+        "device": device,
+        "addresses": addresses,
+        "load_model": load_model,
+        "stock_answers": stock_answers,
+    }
+
+
+class AppContract:
+    """The checks, as methods, so that each application runs them under its own name."""
+
+    # Training.
+
+    def test_a_killed_training_resumes(self, training, config):
+        assert 1 <= training.epochs_before < config.epochs
+        assert "finished.json" not in training.files_before
+        assert f"Epoch {training.epochs_before + 1}/" in training.output
+        assert f"Epoch {training.epochs_before}/" not in training.output
+        with (training.run / "history.csv").open() as file:
+            epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+        assert epochs == list(range(config.epochs))
+        # The settings, the held-out examples, the vocabulary are those of the start.
+        for name, content in training.files_before.items():
+            if name != "history.csv":
+                assert (training.run / name).read_bytes() == content, name
+
+    def test_a_run_holds_its_record(self, run, config):
+        assert runs.load_config(type(config), run) == config
+        assert {"history.csv", "curves.png", "held_out.json"} <= names(run)
+        assert list((run / "logs").rglob("events.out.tfevents*"))
+        assert list(names(run / "backup"))
+        assert runs.summary(run)["epochs"] == config.epochs
+        assert not [name for name in names(run) if name.startswith("unfinished")]
+
+    def test_a_finished_training_is_not_repeated(self, app, run, own_data):
+        before = (run / "model.keras").stat().st_mtime_ns
+        out = succeed(app.name, "train", *app.flags(own_data), "--run", run)
+        assert "Epoch" not in out
+        assert "is kept, with validation " in out
+        assert out.endswith(f"run: {run}\n")
+        assert (run / "model.keras").stat().st_mtime_ns == before
+
+    # Evaluation and prediction.
+
+    @pytest.mark.parametrize("engine", ["trained model", "SavedModel", "recommended"])
+    def test_the_card_says_what_evaluate_measures(
+        self, app, run, exported, engine, tmp_path
+    ):
+        card = read_json(exported / "card.json")
+        rows = {row["engine"]: row for row in card["engines"]}
+        rows["recommended"] = rows[recommended(card)]
+        model = {"trained model": run, "SavedModel": exported / "1"}
+        model = model.get(engine, exported / "edge")
+        folder = tmp_path / "deep/figures"
+        out = succeed(
+            *(app.name, "evaluate", "--model", model, "--json", "--figures", folder)
+        )
+        report = json.loads(out.splitlines()[-1])
+        assert report[app.counted] == app.num_examples["test"]
+        assert report[app.metric] == pytest.approx(
+            rows[engine][app.metric], rel=1e-3, abs=1e-4
+        )
+        assert report[app.metric] >= app.min_score
+        assert names(folder) == app.figures
+        assert f"figures: {folder}" in out
+
+    def test_figures_lie_in_the_run_unless_named(self, app, run):
+        succeed(app.name, "evaluate", "--model", run)
+        assert names(run / "evaluation") == app.figures
+
+    def test_other_data_is_scored_by_a_server(self, app, addresses, own_data, tmp_path):
+        out = succeed(
+            *(app.name, "evaluate", "--model", addresses[0], "--data", own_data),
+            *("--json", "--figures", tmp_path / "figures"),
+        )
+        report = json.loads(out.splitlines()[-1])
+        everything = sum(app.num_examples.values())
+        assert report[app.counted] in (app.num_examples["test"], everything)
+        assert report[app.metric] >= app.min_score
+
+    def test_predict_prints_and_draws(self, app, run, exported, own_data, tmp_path):
+        figure = tmp_path / "deep/figure.png"
+        for model in (run, exported / "edge"):
+            out = succeed(
+                *(app.name, "predict", *app.arguments(own_data)),
+                *("--model", model, "--figure", figure),
+            )
+            check_lines(out.splitlines()[:-1], app.answers)
+            assert out.endswith(f"figure: {figure}\n")
+            assert figure.stat().st_size > 1000
+            figure.unlink()
+
+    def test_predict_takes_test_examples_by_default(self, app, exported, tmp_path):
+        figure = tmp_path / "figure.png"
+        predict = ["predict", "--model", exported / "1", "--figure", figure]
+        out = succeed(app.name, *predict)
+        assert len(out.splitlines()) > 2
+        assert figure.exists()
+
+    def test_new_examples_do_not_change_the_test_split(
+        self, app, run, exported, own_data, tmp_path
+    ):
+        grown = copy(own_data, tmp_path)
+        app.add_data(grown)
+        load_split = app.module("data").load_split
+        for model in (run, exported / "1", exported / "edge"):
+            config, is_other_data, held_out = predictors.data_settings(
+                app.config_class, str(model)
+            )
+            assert not is_other_data
+            assert config.data == str(own_data)
+            before = load_split(config, "test", False, held_out)
+            config = dataclasses.replace(config, data=str(grown))
+            after = load_split(config, "test", False, held_out)
+            assert len(before) == app.num_examples["test"]
+            assert sorted(after.names) == sorted(before.names)
+            # Without the record the split would change.
+            drawn_again = load_split(config, "test")
+            assert sorted(drawn_again.names) != sorted(before.names)
+            assert len(drawn_again) > len(before)
+
+        # As if the data of the run had grown.
+        shutil.copytree(run, tmp_path / "run")
+        settings = {**read_json(run / "config.json"), "data": str(grown)}
+        runs.write_json(tmp_path / "run/config.json", settings)
+        reports = [
+            json.loads(
+                succeed(
+                    *(app.name, "evaluate", "--model", model, "--json"),
+                    *("--figures", tmp_path / "figures"),
+                ).splitlines()[-1]
+            )
+            for model in (run, tmp_path / "run")
+        ]
+        for name in (app.counted, app.metric):
+            assert reports[0][name] == pytest.approx(reports[1][name])
+
+    # The engines.
+
+    def test_five_engines_answer_alike(
+        self, app, run, exported, addresses, load_model, own_data
+    ):
+        inputs = app.inputs(own_data)
+        engines = {
+            "SavedModel": exported / "1",
+            "float32": float32(exported),
+            "REST": addresses[0],
+            "gRPC": addresses[1],
+        }
+        for signature in app.signatures:
+            if signature == "tensors":
+                continue
+            expected = load_model(run, signature)(inputs)
+            assert set(expected) == app.signatures[signature][1]
+            for engine, where in engines.items():
+                answers = load_model(where, signature)(inputs)
+                assert set(answers) == set(expected), engine
+                app.check_alike(answers, expected, engine, signature)
+
+    def test_prepared_tensors_are_answered_alike(self, app, run, exported, load_model):
+        value = app.tensors(run)
+        answers = load_model(exported / "1", "tensors")(value)
+        for name, expected in load_model(run, "tensors")(value).items():
+            np.testing.assert_allclose(answers[name], expected, atol=app.tolerance)
+
+    def test_signatures_have_the_names_that_are_documented(self, app, exported):
+        assert signature_names(exported / "1") == app.signatures
+        assert documented_signatures()[app.name] == app.signatures
+
+    def test_warm_up_requests_can_be_answered(self, app, exported, load_model):
+        path = exported / "1/assets.extra/tf_serving_warmup_requests"
+        answered = set()
+        for record in tf.data.TFRecordDataset(str(path)):
+            log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+            request = log.predict_log.request
+            assert request.model_spec.name == app.name
+            signature = request.model_spec.signature_name
+            ((input_name, value),) = request.inputs.items()
+            assert input_name == app.signatures[signature][0]
+            answers = load_model(exported / "1", signature)(tf.make_ndarray(value))
+            assert set(answers) == app.signatures[signature][1]
+            answered.add(signature)
+        assert answered == set(app.signatures)
+
+    def test_stock_tensorflow_gives_the_same_answers(
+        self, app, exported, load_model, stock_answers, own_data
+    ):
+        inputs = app.inputs(own_data)[:2]
+        for signature, answers in stock_answers[0].items():
+            expected = load_model(exported / "1", signature)(inputs)
+            for name, value in expected.items():
+                np.testing.assert_array_equal(answers[name], value)
+
+    # The export.
+
+    def test_an_export_holds_everything(self, app, run, exported):
+        assert names(exported) == {"1", "edge", "card.json", "card.md", "held_out.json"}
+        card = read_json(exported / "card.json")
+        others = set(lite.VARIANTS) & set(app.engines) - {recommended(card)}
+        found = names(exported / "edge") - {f"{other}.tflite" for other in others}
+        assert found == app.bundle | {"model.tflite", "requirements.txt", "run.py"}
+        requirements = (exported / "edge/requirements.txt").read_text().splitlines()
+        assert requirements == [*lite.REQUIREMENTS, app.requirement]
+        assert runs.read_held_out(exported) == runs.read_held_out(run)
+
+    def test_engines_with_other_answers_break_a_bound(
+        self, app, run, config, load_model
+    ):
+        load_split = app.module("data").load_split
+        examples = load_split(config, "test", held_out=runs.read_held_out(run))
+        exam = app.make_exam(examples, config)
+        predictor = load_model(run)
+        trained, answers = exam.measure(predictor, None)
+        same, _ = exam.measure(predictor, answers)
+        spoiled, _ = exam.measure(lambda raw: app.spoil(predictor(raw)), answers)
+        assert set(exam.bounds) >= {"SavedModel", "float32"}
+        for engine in exam.bounds:
+            release.check_bounds([{"engine": engine, **same}], exam)
+            with pytest.raises(ExportRefused, match=f"the {engine} model differs"):
+                release.check_bounds([{"engine": engine, **spoiled}], exam)
+        assert release.is_good(same[exam.metric], trained[exam.metric], exam)
+        assert not release.is_good(spoiled[exam.metric], trained[exam.metric], exam)
+
+    def test_the_card_lists_every_engine(self, app, exported, config):
+        card = read_json(exported / "card.json")
+        assert [row["engine"] for row in card["engines"]] == list(app.engines)
+        for row in card["engines"]:
+            assert row["size_MB"] > 0
+            assert row["latency_ms"] > 0
+        assert card["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+        text = (exported / "card.md").read_text()
+        for name in app.engines:
+            assert f"| {name} |" in text
+        for name in app.signatures:
+            assert f"`{name}`" in text
+        for operation in app.operations:
+            assert operation in card["operations"]
+            assert operation in text
+
+    def test_a_version_keeps_its_own_card(self, exported):
+        for name in ("card.json", "held_out.json"):
+            record = exported / "1/assets.extra" / name
+            assert record.read_bytes() == (exported / name).read_bytes()
+
+    def test_a_device_has_all_operations(self, exported):
+        for path in (exported / "edge").glob("*.tflite"):
+            operations = lite.operations(path.read_bytes())
+            assert not [
+                name for name in operations if name.startswith(("Flex", "CUSTOM"))
+            ]
+
+    # The device.
+
+    def test_the_bundle_runs_without_tensorflow(self, app, device, own_data, tmp_path):
+        bundle, python = device
+        missing = subprocess.run(
+            [python, "-c", "import tensorflow"], capture_output=True, text=True
+        )
+        assert "No module named 'tensorflow'" in missing.stderr
+        arguments = app.arguments(own_data)
+        for flags in ((), ("--model", bundle / "model.tflite")):
+            done = run_on_device(device, *arguments, *flags, folder=tmp_path)
+            assert done.returncode == 0, done.stderr
+            check_lines(done.stdout.splitlines(), app.device_answers)
+
+    def test_the_bundle_refuses_what_it_cannot_read(
+        self, app, device, own_data, tmp_path
+    ):
+        some = app.arguments(own_data)[:1]
+        cases = [
+            ([], "required"),
+            ([*some, "--model", "nowhere.tflite"], "no model nowhere.tflite"),
+            *((values, says) for values, _, says in app.unreadable(tmp_path) if says),
+        ]
+        before = names(tmp_path)
+        for arguments, says in cases:
+            done = run_on_device(device, *arguments, folder=tmp_path)
+            assert done.returncode == 2
+            assert says in done.stderr
+            assert "Traceback" not in done.stderr
+            assert names(tmp_path) == before
+
+    # Refusals.
+
+    def test_inputs_that_cannot_be_read_are_refused(self, app, run, refused, tmp_path):
+        for values, says, _ in app.unreadable(tmp_path):
+            if says:
+                refused("predict", *values, "--model", run, says=[says])
+
+    def test_missing_data_is_refused(self, refused):
+        refused("train", "--data", "nowhere", says=[" nowhere", "--data"])
+
+    def test_misspelt_presets_and_flags_are_refused(self, app, refused):
+        misspelt, right = app.preset
+        says = f"no preset '{misspelt}'; did you mean '{right}'?"
+        refused("train", misspelt, says=[says])
+        result = run_app(app.name, "train", "--batch-siz", 3)
+        assert result.status == 2
+        assert "--batch-size" in result.err
+        assert "Traceback" not in result.err
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("--learning-rate", value) for value in ("nan", "-1", "0", "inf")),
+            *(("--epochs", 0), ("--batch-size", 0), ("--seed", -1)),
+        ],
+    )
+    def test_numbers_out_of_range_are_refused(self, name, value, refused):
+        refused("train", name, value, says=[f"{name} {value}", "must be from"])
+
+    def test_every_number_has_a_range_that_is_checked(self, app):
+        good = app.config_class("data")
+        hints = typing.get_type_hints(app.config_class, include_extras=True)
+        for field in dataclasses.fields(app.config_class):
+            for smallest, largest in set(ranges.ranges(hints[field.name])):
+                for number in (smallest - 1, largest + 1, math.nan):
+                    value = getattr(good, field.name)
+                    is_tuple = "tuple" in str(hints[field.name])
+                    value = (number, *(value or ())[1:]) if is_tuple else number
+                    with pytest.raises(BadInput, match=f"^{flag(field.name)} "):
+                        dataclasses.replace(good, **{field.name: value})
+
+    def test_a_run_with_other_settings_is_refused(self, app, run, own_data, refused):
+        train = ["train", *app.flags(own_data), "--run", run]
+        refused(*train, "--seed", 7, says=[str(run), "another seed; pass --run"])
+
+    def test_something_that_is_no_model_is_refused(self, app, own_data, refused):
+        some = app.arguments(own_data)[:1]
+        says = ["--model nothing is no model"]
+        refused("evaluate", "--model", "nothing", says=says)
+        refused("predict", *some, "--model", "nothing", says=says)
+
+    def test_a_model_without_a_record_needs_data(self, exported, refused, tmp_path):
+        shutil.copytree(exported / "edge", tmp_path / "moved/edge")
+        for verb in ("evaluate", "predict"):
+            says = ["moved/edge does not record", "add --data"]
+            refused(verb, "--model", "moved/edge", says=says)
+
+    def test_a_damaged_run_is_refused(self, app, run, own_data, refused, tmp_path):
+        some = app.arguments(own_data)[:1]
+        for name in app.run_files:
+            damaged = shutil.copytree(run, tmp_path / "damaged")
+            (damaged / name).write_bytes(b"junk")
+            says = ["damaged cannot be loaded", "train again"]
+            refused("predict", *some, "--model", "damaged", says=says)
+            shutil.rmtree(damaged)
+
+    def test_a_damaged_version_is_refused(self, app, exported, own_data, refused):
+        some = app.arguments(own_data)[:1]
+        damaged = Path("damaged")
+        damaged.mkdir()
+        (damaged / "saved_model.pb").write_bytes(b"junk")
+        says = ["damaged cannot be loaded as a SavedModel", "export it again"]
+        refused("predict", *some, "--model", "damaged", says=says)
+
+    def test_an_incomplete_bundle_is_refused(
+        self, app, exported, own_data, refused, tmp_path
+    ):
+        some = app.arguments(own_data)[:1]
+        for name in (*app.bundle, "model.tflite", "run.py"):
+            bundle = shutil.copytree(exported / "edge", tmp_path / "edge")
+            (bundle / name).unlink()
+            refused("predict", *some, "--model", "edge", says=["--model edge"])
+            if name != "run.py":
+                (bundle / name).write_bytes(b"\xff junk")
+                refused("predict", *some, "--model", "edge", says=["--model edge"])
+            shutil.rmtree(bundle)
+
+    def test_a_record_that_does_not_fit_is_refused(self, app, run, refused, tmp_path):
+        """The message is about the setting, and the dtype policy is restored."""
+        changed = shutil.copytree(run, tmp_path / "changed")
+        recorded = read_json(run / "config.json")
+        before = keras.config.dtype_policy().name
+        for settings, says in (
+            ({"epochs": 0}, "error: --epochs 0 must be from"),
+            ({"no_setting": 1}, "had the settings no_setting; train"),
+            *app.bad_settings,
+        ):
+            runs.write_json(changed / "config.json", {**recorded, **settings})
+            refused("evaluate", "--model", "changed", says=[says])
+            assert keras.config.dtype_policy().name == before
+
+    def test_only_a_finished_run_is_exported(self, run, refused, tmp_path):
+        refused("export", "--run", "nowhere", says=["--run nowhere", "train first"])
+        unfinished = shutil.copytree(run, tmp_path / "unfinished")
+        (unfinished / "finished.json").unlink()
+        says = ["--run unfinished is not finished", "train command"]
+        refused("export", "--run", "unfinished", says=says)
+
+    # The command line and the code.
+
+    def test_help_lists_every_setting_without_tensorflow(self, app):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-X",
+                "importtime",
+                "-m",
+                f"apps.{app.name}",
+                "train",
+                "-h",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        for field in dataclasses.fields(app.config_class):
+            assert flag(field.name) in done.stdout
+        imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+        assert not {"tensorflow", "keras"} & imported
+
+    def test_the_verbs_have_the_same_first_parameters_everywhere(self, app):
+        for module, name, parameters in (
+            ("train", "train", ["config", "run"]),
+            ("evaluate", "evaluate", ["model", "data", "split"]),
+            ("export", "export", ["run", "to", "variants"]),
+            ("data", "load_examples", ["config", "held_out"]),
+            ("data", "load_split", ["config", "split", "is_other_data", "held_out"]),
+            ("signatures", "load_run", ["run"]),
+            ("signatures", "load_model", ["where", "signature"]),
+        ):
+            function = getattr(app.module(module), name)
+            assert list(inspect.signature(function).parameters)[: len(parameters)] == (
+                parameters
+            )
+
+    # The released model.
+
+    def test_the_released_program_is_that_of_the_application(self, app):
+        program = ROOT / "apps" / app.name / "edge.py"
+        assert (released(app) / "edge/run.py").read_text() == program.read_text()
+
+    def test_the_released_model_has_the_documented_signatures(self, app):
+        assert signature_names(released(app) / "1") == app.signatures
+
+    def test_the_released_card_keeps_the_promises(self, app):
+        card = read_json(released(app) / "card.json")
+        rows = {row["engine"]: row for row in card["engines"]}
+        for engine, least in app.released.items():
+            for name, value in least.items():
+                assert rows[engine][name] >= value
+        assert app.config_class(**tuples(card["config"]))
+        size = sum(f.stat().st_size for f in released(app).rglob("*") if f.is_file())
+        assert size <= app.max_released_mb * 1e6
+
+    def test_the_released_model_answers_in_stock_tensorflow(self, app, stock_answers):
+        assert set(stock_answers[1]) == set(app.signatures) - {"tensors"}
+        for signature, answers in stock_answers[1].items():
+            assert set(answers) == app.signatures[signature][1]
+            assert all(len(value) == 2 for value in answers.values())
+
+
+class TextAppContract(AppContract):
+    """The checks of applications that read texts."""
+
+    def test_texts_come_before_those_of_a_file(self, app, run, own_data, tmp_path):
+        first, *others = app.arguments(own_data)
+        (tmp_path / "texts.txt").write_text("\n\n".join(others) + "\n", "utf-8")
+        out = succeed(
+            *(app.name, "predict", first, "--file", tmp_path / "texts.txt"),
+            *("--model", run, "--figure", tmp_path / "figure.png"),
+        )
+        check_lines(out.splitlines(), app.answers)
+
+    def test_texts_on_standard_input_can_be_read(
+        self, app, run, own_data, tmp_path, monkeypatch
+    ):
+        content = "\n".join(app.arguments(own_data)).encode()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        out = succeed(
+            *(app.name, "predict", "--file", "-", "--model", run),
+            *("--figure", tmp_path / "figure.png"),
+        )
+        check_lines(out.splitlines(), app.answers)
+
+    def test_files_of_texts_that_cannot_be_read_are_refused(
+        self, run, refused, tmp_path, monkeypatch
+    ):
+        (tmp_path / "empty.txt").write_text("\n \n")
+        (tmp_path / "latin.txt").write_bytes(b"so\ncaf\xe9\n")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+        for file, says in (
+            ("nowhere.txt", ["--file nowhere.txt", "No such file"]),
+            (".", ["--file .", "Is a directory"]),
+            ("empty.txt", ["--file empty.txt has no text"]),
+            ("latin.txt", ["--file latin.txt, line 2 is not UTF-8"]),
+            ("-", ["standard input has no text"]),
+        ):
+            refused("predict", "--model", run, "--file", file, says=says)
+
+    def test_a_device_reads_lines_and_bytes_that_are_not_utf8(self, app, device):
+        bundle, python = device
+        text = b"so \xff\xc3 good"
+        program = [python, bundle / "run.py"]
+        outputs = [
+            subprocess.run(
+                [*program, argument], input=text, capture_output=True, check=True
+            ).stdout
+            for argument in (text, b"-")
+        ]
+        assert outputs[0].strip()
+        assert outputs[0].split(b"\t")[0] == outputs[1].split(b"\t")[0]
+
+
+def unreadable_texts(folder):
+    """Returns the field `unreadable` of an `App` whose inputs are texts."""
+    empty = "a text is empty; write at least one word"
+    not_utf8 = b"caf\xe9".decode(errors="surrogateescape")
+    return [
+        ([" "], "text 1 is empty", empty),
+        (["so", " \n\t"], "text 2 is empty", empty),
+        (["-"], None, empty),
+        (["so", not_utf8], "text 2 is not UTF-8", None),
+    ]
+
+
+def unreadable_images(folder):
+    """Returns the field `unreadable` of an `App` whose inputs are images."""
+    (folder / "text.jpg").write_text("no image")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), "uint8")
+    whole = tf.io.encode_jpeg(pixels).numpy()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    return [
+        (["text.jpg"], "text.jpg is not an image", "text.jpg cannot be read as an"),
+        (
+            ["truncated.jpg"],
+            "truncated.jpg is damaged or truncated",
+            "truncated.jpg cannot be read as an image",
+        ),
+        (["nowhere.jpg"], "nowhere.jpg cannot be read", "nowhere.jpg cannot be read"),
+    ]
+
+
+def names(folder):
+    """Returns the names of what lies in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+def copy(data, folder):
+    """Copies a data set, a file or a folder, into a folder."""
+    if data.is_dir():
+        return shutil.copytree(data, folder / data.name)
+    return Path(shutil.copy(data, folder))
+
+
+def read_json(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def tuples(settings):
+    """Returns settings from JSON, with tuples instead of lists."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+    }
+
+
+def check_lines(lines, patterns):
+    """Checks that every pattern matches a line, in this order."""
+    lines = iter(lines)
+    for pattern in patterns:
+        assert any(re.search(pattern, line) for line in lines), pattern
+
+
+def recommended(card):
+    """Returns the recommended variant of a card."""
+    return re.search(r"on a device: (\w+)", card["recommended"])[1]
+
+
+def float32(exported):
+    """Returns the bundle's variant of single precision."""
+    path = exported / "edge/float32.tflite"
+    return path if path.exists() else exported / "edge/model.tflite"
+
+
+def run_on_device(device, *arguments, folder):
+    """Runs the program of a bundle in a folder; gives it empty lines to read."""
+    bundle, python = device
+    return subprocess.run(
+        [python, bundle / "run.py", *map(str, arguments)],
+        input="\n \n",
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+
+
+def signature_names(saved_model):
+    """Returns the input and the outputs of each signature of a SavedModel."""
+    content = saved_model_pb2.SavedModel.FromString(
+        (saved_model / "saved_model.pb").read_bytes()
+    )
+    names = {}
+    for name, signature in content.meta_graphs[0].signature_def.items():
+        if not name.startswith("__"):
+            (input_name,) = signature.inputs
+            names[name] = input_name, set(signature.outputs)
+    return names
+
+
+@functools.cache
+def documented_signatures():
+    """Returns the signatures in the table of `saved_models/README.md`, by model."""
+    rows = re.findall(
+        r"^\| (?:\[(\w+)\]\(.*?\))? ?\| (.*?) \| (.*?) \| (.*?) \|$",
+        (ROOT / "saved_models/README.md").read_text(),
+        re.MULTILINE,
+    )
+    documented, model = {}, None
+    for name, *cells in rows:
+        model = name or model
+        signatures, inputs, outputs = (re.findall(r"`(\w+)`", cell) for cell in cells)
+        if model and len(inputs) == 1:
+            for signature in signatures:
+                documented.setdefault(model, {})[signature] = inputs[0], set(outputs)
+    return documented
+
+
+def released(app):
+    return ROOT / "saved_models" / app.name
+
+
+# The process imports nothing of ours, so the graph has no operation of ours.
+STOCK = """
+import pickle, sys
+import {imports}
+import tensorflow as tf
+
+*models, inputs, answers = sys.argv[1:]
+with open(inputs, "rb") as file:
+    inputs = pickle.load(file)
+found = []
+for model in models:
+    loaded = tf.saved_model.load(model)
+    found.append({{}})
+    for name, signature in loaded.signatures.items():
+        if name != "tensors":
+            (input_name,) = signature.structured_input_signature[1]
+            outputs = signature(**{{input_name: tf.constant(inputs)}})
+            found[-1][name] = {{key: value.numpy() for key, value in outputs.items()}}
+assert not {{"apps", "layers", "keras_nlp", "keras_hub"}} & set(sys.modules)
+with open(answers, "wb") as file:
+    pickle.dump(found, file)
+"""
+
+
+def ask_stock_tensorflow(app, saved_models, inputs, folder):
+    """Returns the answers of SavedModels, by signature, in a process without our code.
+
+    The signature `tensors` is left out.
+    """
+    (folder / "inputs.pickle").write_bytes(pickle.dumps(inputs))
+    subprocess.run(
+        [
+            *(sys.executable, "-c", STOCK.format(imports=app.stock_imports)),
+            *(*saved_models, "inputs.pickle", "answers.pickle"),
+        ],
+        cwd=folder,
+        check=True,
+    )
+    return pickle.loads((folder / "answers.pickle").read_bytes())

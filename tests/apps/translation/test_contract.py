@@ -1,0 +1,5 @@
+from tests.apps.app_contract import TextAppContract
+
+
+class TestContract(TextAppContract):
+    pass
