@@ -1,6 +1,6 @@
 """Classifies images on a device: python run.py photo.jpg
 
-Needs numpy, pillow and ai-edge-litert, as requirements.txt says; no TensorFlow.
+It needs numpy, pillow and ai-edge-litert (requirements.txt), but no TensorFlow.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def load_model(path=BUNDLE / "model.tflite"):
 
 
 def prepare(image_bytes, size):
-    """Decodes and resizes one image exactly as the served model does.
+    """Decodes and resizes one image as the served model does.
 
     Args:
         image_bytes: An encoded image.
@@ -61,7 +61,7 @@ def prepare(image_bytes, size):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         channels = image.convert("RGB").split()
-    # Eight-bit resizing would round, so each channel is resized as floats.
+    # Pillow rounds when it resizes 8-bit images, so each channel is resized as floats.
     channels = [
         channel.convert("F").resize((size, size), Image.Resampling.BILINEAR)
         for channel in channels
@@ -73,7 +73,9 @@ def main():
     """Prints the best classes of each image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path, help="JPEG or PNG files")
-    parser.add_argument("--model", type=Path, default=BUNDLE / "model.tflite")
+    parser.add_argument(
+        "--model", type=Path, default=BUNDLE / "model.tflite", help="a .tflite file"
+    )
     parser.add_argument("--top", type=int, default=3, help="classes to print")
     arguments = parser.parse_args()
     if not arguments.model.is_file():

@@ -1,6 +1,6 @@
 """Segments images on a device: python run.py photo.jpg
 
-Needs numpy, pillow and ai-edge-litert, as requirements.txt says; no TensorFlow.
+It needs numpy, pillow and ai-edge-litert (requirements.txt), but no TensorFlow.
 """
 
 import argparse
@@ -19,64 +19,60 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     """Loads a model of this bundle.
 
     Args:
-        path: The `.tflite` file; `labels.txt` and `crf.tflite` lie beside it.
+        path: The `.tflite` file, beside `labels.txt` and `crf.tflite`.
         signature: `serving_default`, or `with_crf` to refine the masks.
 
     Returns:
-        A function from a list of encoded images to `mask_bytes`, `(images,)`, PNG files
-        of class numbers; `classes` and `shares`, both `(images, classes)`: at the place
-        of each number, the name of the class if the mask contains it, otherwise
-        nothing, and its share of the pixels.
+        A function from a list of encoded images to named arrays:
+
+        - `mask_bytes`, `(images,)`: the masks, as PNG files of class numbers.
+        - `classes`, `(images, classes)`: the name of each class, or an empty string if
+          the mask does not contain it.
+        - `pixel_fractions`, `(images, classes)`: the fraction of pixels of each class.
     """
-    names, _ = read_labels(Path(path).parent)
+    folder = Path(path).parent
+    names, _ = read_labels(folder)
     network = load_runner(path)
-    crf = None
-    if signature == "with_crf":
-        crf = load_runner(Path(path).parent / "crf.tflite")
+    crf = load_runner(folder / "crf.tflite") if signature == "with_crf" else None
     _, height, width, _ = network.get_input_details()["images"]["shape"]
 
     def segment(image_bytes):
         fitted, (rows, columns), size = prepare(image_bytes, height, width)
         logits = network(images=fitted)["logits"]
         if crf:
-            # The border goes on, instead of padding that would pull at it.
+            # Pad with the border pixels: grey would change the pixels near it.
             inner = np.s_[:, :rows, :columns]
-            around = ((0, 0), (0, height - rows), (0, width - columns), (0, 0))
+            padding = ((0, 0), (0, height - rows), (0, width - columns), (0, 0))
             fitted, logits = (
-                np.pad(maps[inner], around, "edge") for maps in (fitted, logits)
+                np.pad(maps[inner], padding, "edge") for maps in (fitted, logits)
             )
             logits = crf(images=fitted, logits=logits)["refined"]
         mask = best_class(logits[0, :rows, :columns], size)
         counts = np.bincount(mask.ravel(), minlength=len(names))
         file = io.BytesIO()
         Image.fromarray(mask).save(file, "PNG")
-        return {
-            "mask_bytes": file.getvalue(),
-            "classes": np.where(counts > 0, names, b""),
-            "shares": counts / mask.size,
-        }
+        return file.getvalue(), np.where(counts > 0, names, b""), counts / mask.size
 
     def predict(encoded_images):
-        answers = [segment(each) for each in encoded_images]
-        joined = {name: [each[name] for each in answers] for name in answers[0]}
+        masks, classes, fractions = zip(*map(segment, encoded_images), strict=True)
         return {
-            "mask_bytes": np.array(joined["mask_bytes"], object),
-            "classes": np.array(joined["classes"], object),
-            "shares": np.array(joined["shares"], "float32"),
+            "mask_bytes": np.array(masks, object),
+            "classes": np.array(classes, object),
+            "pixel_fractions": np.array(fractions, "float32"),
         }
 
     return predict
 
 
 def load_runner(path):
-    """Returns the function of a `.tflite` file from named arrays to named arrays."""
+    """Returns a `.tflite` model as a function from named arrays to named arrays."""
     if not Path(path).is_file():
         raise FileNotFoundError(2, "no such file", str(path))
     return Interpreter(str(path), num_threads=2).get_signature_runner()
 
 
 def read_labels(folder):
-    """Returns the names, as bytes, and the colours of `labels.txt`."""
+    """Returns the names in `labels.txt`, as bytes, and the colours."""
     lines = (folder / "labels.txt").read_text("utf-8").splitlines()
     names, colors = zip(*(line.rsplit(" ", 1) for line in lines), strict=True)
     names = np.array([name.encode() for name in names], object)
@@ -84,7 +80,7 @@ def read_labels(folder):
 
 
 def decode(image_bytes):
-    """Decodes an image as the served model does: eight-bit RGB, laid on white."""
+    """Decodes an image as the served model does: to 8-bit RGB, on white."""
     with Image.open(io.BytesIO(image_bytes)) as image:
         if image.mode.startswith("I"):  # 16 bits; Pillow would clip them.
             image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
@@ -95,7 +91,7 @@ def decode(image_bytes):
 
 
 def prepare(image_bytes, height, width):
-    """Decodes and fits one image exactly as the served model does.
+    """Decodes, resizes and pads an image exactly as the served model does.
 
     Args:
         image_bytes: An encoded image.
@@ -103,8 +99,8 @@ def prepare(image_bytes, height, width):
         width: Width of the result in pixels.
 
     Returns:
-        float32 `(1, height, width, 3)`, RGB from 0 to 255, grey where it is padded; the
-        height and width that the image takes up in it; and those of the image itself.
+        The padded image, float32 `(1, height, width, 3)`, RGB from 0 to 255; the size
+        of the image without the padding; and the size of the original image.
     """
     image = np.asarray(decode(image_bytes), "float32")
     rows, columns = image.shape[:2]
@@ -129,7 +125,7 @@ def resize(maps, size):
 
 
 def best_class(logits, size):
-    """Enlarges scores, class by class, and returns the best one of every pixel."""
+    """Resizes logits to the size of the image and returns the best class per pixel."""
     best, mask = None, np.zeros(size, "uint8")
     for number in range(logits.shape[-1]):
         channel = resize(logits[..., number : number + 1], size)[..., 0]
@@ -140,31 +136,40 @@ def best_class(logits, size):
     return mask
 
 
-def draw(image_bytes, answer, colors, path):
-    """Draws one mask over its image, and the names of its classes, to a PNG file."""
+def draw(image_bytes, mask_bytes, legend, colors, path):
+    """Draws a mask over its image, with a legend below, to a PNG file.
+
+    Args:
+        image_bytes: The encoded image.
+        mask_bytes: The encoded mask.
+        legend: A text for each class in the mask, by number.
+        colors: The colour of each class.
+        path: The file to write.
+    """
     image = decode(image_bytes)
-    with Image.open(io.BytesIO(answer["mask_bytes"])) as mask:
+    with Image.open(io.BytesIO(mask_bytes)) as mask:
         painted = np.array(colors, "uint8")[np.asarray(mask)]
-    mixed = Image.blend(image, Image.fromarray(painted), 0.6)
-    names = [(i, name.decode()) for i, name in enumerate(answer["classes"]) if name]
-    picture = Image.new("RGB", (mixed.width, mixed.height + 16 * len(names)), "white")
-    picture.paste(mixed)
-    pen = ImageDraw.Draw(picture)
-    for line, (i, name) in enumerate(names):
-        y = mixed.height + 16 * line
-        pen.rectangle((4, y + 3, 14, y + 13), fill=colors[i])
-        pen.text((20, y + 2), f"{name} {answer['shares'][i]:.1%}", fill="black")
-    picture.save(path)
+    overlay = Image.blend(image, Image.fromarray(painted), 0.6)
+    figure = Image.new("RGB", (image.width, image.height + 16 * len(legend)), "white")
+    figure.paste(overlay)
+    pen = ImageDraw.Draw(figure)
+    for line, (number, text) in enumerate(legend.items()):
+        y = image.height + 16 * line
+        pen.rectangle((4, y + 3, 14, y + 13), fill=colors[number])
+        pen.text((20, y + 2), text, fill="black")
+    figure.save(path)
 
 
 def main():
-    """Prints what each image shows, and draws it."""
+    """Prints the classes in each image and draws them over it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path, help="JPEG or PNG files")
-    parser.add_argument("--model", type=Path, default=BUNDLE / "model.tflite")
-    parser.add_argument("--crf", action="store_true", help="refine the masks")
     parser.add_argument(
-        "--to", type=Path, default=Path("."), help="folder of the overlays"
+        "--model", type=Path, default=BUNDLE / "model.tflite", help="a .tflite file"
+    )
+    parser.add_argument("--crf", action="store_true", help="refine masks by the CRF")
+    parser.add_argument(
+        "--to", type=Path, default=Path("."), help="folder for the overlays"
     )
     arguments = parser.parse_args()
     if not arguments.model.is_file():
@@ -190,13 +195,13 @@ def main():
         ) as error:
             print(f"error: {path} cannot be read as an image: {error}", file=sys.stderr)
             sys.exit(2)
-        answer = {name: value[0] for name, value in answers.items()}
+        classes, fractions = answers["classes"][0], answers["pixel_fractions"][0]
+        names = {i: name.decode() for i, name in enumerate(classes) if name}
+        legend = {i: f"{name} {fractions[i]:.1%}" for i, name in names.items()}
         overlay = arguments.to / f"{path.stem}_overlay.png"
-        draw(image_bytes, answer, colors, overlay)
-        for i in np.argsort(-answer["shares"], kind="stable"):
-            if answer["classes"][i]:
-                name = answer["classes"][i].decode()
-                print(f"{path}\t{name}\t{answer['shares'][i]:.4f}")
+        draw(image_bytes, answers["mask_bytes"][0], legend, colors, overlay)
+        for i in sorted(names, key=lambda i: -fractions[i]):
+            print(f"{path}\t{names[i]}\t{fractions[i]:.4f}")
         print(f"{path}\toverlay\t{overlay}")
 
 

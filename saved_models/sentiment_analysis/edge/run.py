@@ -1,6 +1,6 @@
 """Classifies texts on a device: python run.py "what a lovely day"
 
-Needs numpy, sentencepiece and ai-edge-litert, as requirements.txt says; no TensorFlow.
+It needs numpy, sentencepiece and ai-edge-litert (requirements.txt), but no TensorFlow.
 """
 
 import argparse
@@ -14,81 +14,83 @@ from ai_edge_litert.interpreter import Interpreter
 from sentencepiece import SentencePieceProcessor
 
 BUNDLE = Path(__file__).parent
-UNKNOWN = 1
+UNKNOWN = 1  # The token id of unknown tokens.
 
 
 def load_model(path=BUNDLE / "model.tflite"):
     """Loads a model of this bundle.
 
     Args:
-        path: The `.tflite` file; `labels.txt`, `tokenizer.model` and `cleaning.json`
-            lie beside it.
+        path: The `.tflite` file. Its folder also holds `labels.txt`, `tokenizer.model`
+            and `cleaning.json`.
 
     Returns:
-        A function from a list of texts to `classes` and `scores`, arrays
-        `(texts, classes)`, the best first, and `tokens` and `attention`, arrays
-        `(texts, steps)`, padded with empty strings and zeros.
+        A function from a list of texts to named arrays: `classes` and `scores`, both
+        `(texts, classes)`, best first; the subword `tokens` of the texts and their
+        `attention`, both `(texts, steps)`, padded with empty strings and zeros.
     """
     folder = Path(path).parent
     labels = (folder / "labels.txt").read_text("utf-8").strip().split("\n")
     labels = np.array([label.encode() for label in labels], object)
     cleaning = json.loads((folder / "cleaning.json").read_text("utf-8"))
-    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     interpreter = Interpreter(str(path), num_threads=1)
     runner = interpreter.get_signature_runner()
 
     def predict_one(text):
-        tokens = tokenize(text, cleaning, pieces)
-        answer = runner(tokens=np.array([tokens], "int32"))
+        token_ids = tokenize(text, cleaning, processor)
+        tokens = [processor.id_to_piece(token_id).encode() for token_id in token_ids]
+        answer = runner(token_ids=np.array([token_ids], "int32"))
         order = np.argsort(-answer["scores"][0], kind="stable")
-        return (
-            labels[order],
-            answer["scores"][0, order],
-            np.array([pieces.id_to_piece(token).encode() for token in tokens], object),
-            answer["attention"][0],
-        )
+        return {
+            "classes": labels[order],
+            "scores": answer["scores"][0, order],
+            "tokens": np.array(tokens, object),
+            "attention": answer["attention"][0],
+        }
 
     def predict(texts):
-        classes, scores, tokens, attention = zip(*map(predict_one, texts), strict=True)
-        steps = max(map(len, tokens))
+        answers = [predict_one(text) for text in texts]
+        max_steps = max(len(answer["tokens"]) for answer in answers)
+        for answer in answers:
+            padding = (0, max_steps - len(answer["tokens"]))
+            answer["tokens"] = np.pad(answer["tokens"], padding, constant_values=b"")
+            answer["attention"] = np.pad(answer["attention"], padding)
         return {
-            "classes": np.stack(classes),
-            "scores": np.stack(scores),
-            "tokens": np.stack(
-                [
-                    np.pad(row, (0, steps - len(row)), constant_values=b"")
-                    for row in tokens
-                ]
-            ),
-            "attention": np.stack(
-                [np.pad(row, (0, steps - len(row))) for row in attention]
-            ),
+            name: np.stack([answer[name] for answer in answers]) for name in answers[0]
         }
 
     return predict
 
 
-def tokenize(text, cleaning, pieces):
-    """Splits a text into pieces as the served model does.
+def tokenize(text, cleaning, processor):
+    """Tokenizes a text as the served model does.
 
     Args:
         text: A string.
-        cleaning: Pairs of a pattern and what replaces it.
-        pieces: A SentencePiece processor.
+        cleaning: Pairs of a regular expression and its replacement.
+        processor: The `SentencePieceProcessor`.
 
     Returns:
-        The numbers of the pieces, at least one.
+        The token ids, at least one.
     """
     for pattern, replacement in cleaning:
         text = re.sub(pattern, replacement, text)
-    return pieces.encode(text) or [UNKNOWN]
+    return processor.encode(text) or [UNKNOWN]
 
 
 def main():
-    """Prints the classes of each text."""
+    """Prints the classes of each text, best first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("texts", nargs="+", help="texts, or - for lines to be read")
-    parser.add_argument("--model", type=Path, default=BUNDLE / "model.tflite")
+    parser.add_argument(
+        "texts", nargs="+", help="texts, or - to read one per line from standard input"
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=BUNDLE / "model.tflite",
+        help="a .tflite file of this bundle (default: model.tflite)",
+    )
     arguments = parser.parse_args()
     if not arguments.model.is_file():
         parser.error(f"there is no model {arguments.model}")
@@ -101,13 +103,13 @@ def main():
         sys.exit(2)
     predict = load_model(arguments.model)
     for text in texts:
-        # What the terminal passed that is no UTF-8 counts as a space.
+        # Arguments may hold bytes that are not UTF-8; they count as spaces.
         answer = predict(
             [text.encode(errors="surrogateescape").decode(errors="replace")]
         )
-        best = zip(answer["classes"][0], answer["scores"][0], strict=True)
-        ranked = "\t".join(f"{name.decode()} {score:.4f}" for name, score in best)
-        print(f"{ranked}\t{text.encode(errors='replace').decode()}")
+        pairs = zip(answer["classes"][0], answer["scores"][0], strict=True)
+        classes = "\t".join(f"{name.decode()} {score:.4f}" for name, score in pairs)
+        print(f"{classes}\t{text.encode(errors='replace').decode()}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Translates sentences on a device: python run.py "a man is sleeping"
 
-Needs numpy, sentencepiece and ai-edge-litert, as requirements.txt says; no TensorFlow.
+Needs NumPy, sentencepiece and ai-edge-litert, see requirements.txt; no TensorFlow.
 """
 
 import argparse
@@ -23,21 +23,21 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     """Loads a model of this bundle.
 
     Args:
-        path: The `.tflite` file; `search.json`, `source.model` and, for a vocabulary of
-            its own, `target.model` lie beside it.
-        signature: `serving_default`, or `greedy` for a beam of one.
+        path: The `.tflite` file. `search.json`, `source.model` and, if the target
+            language has its own vocabulary, `target.model` are in the same folder.
+        signature: `serving_default`, or `greedy` for a single beam.
 
     Returns:
-        A function from a list of texts to `translations` and `scores`, arrays
-        `(texts,)`; `source_pieces` and `pieces`, what was read and written, arrays
-        `(texts, source_steps)` and `(texts, steps)`, padded with empty strings; and
-        `attention` between them, `(texts, steps, source_steps)`.
+        A function from a list of texts to named arrays: `translations` and `scores`,
+        `(texts,)`; `source_tokens`, `(texts, source_steps)`, and `target_tokens`,
+        `(texts, steps)`, padded with empty strings; and `attention`,
+        `(texts, steps, source_steps)`.
     """
     folder = Path(path).parent
     settings = json.loads((folder / "search.json").read_text("utf-8"))
     beam_size = 1 if signature == "greedy" else settings["beam_size"]
     source = target = SentencePieceProcessor(model_file=str(folder / "source.model"))
-    if (folder / "target.model").exists():  # Otherwise both share their pieces.
+    if (folder / "target.model").exists():
         target = SentencePieceProcessor(model_file=str(folder / "target.model"))
     interpreter = Interpreter(str(path), num_threads=1)
     encode = interpreter.get_signature_runner("encode")
@@ -45,32 +45,35 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
 
     def translate_part(text):
         text = unicodedata.normalize("NFKC", text)
-        read = [*source.encode(text.replace("\N{REPLACEMENT CHARACTER}", " ")), END]
-        state = encode(tokens=np.array([read], "int32"))
+        text = text.replace("\N{REPLACEMENT CHARACTER}", " ")
+        source_ids = [*source.encode(text), END]
+        state = encode(token_ids=np.array([source_ids], "int32"))
         memory = {name: state.pop(name) for name in ("values", "keys", "summary")}
-        written, score, attention = beam_search(
-            lambda tokens, state: decode(tokens=tokens, **state, **memory),
+        target_ids, score, attention = beam_search(
+            lambda token_ids, state: decode(token_ids=token_ids, **state, **memory),
             state,
-            beam_size,
-            settings["length_penalty"],
-            2 * len(read) + 10,
+            beam_size=beam_size,
+            alpha=settings["length_penalty"],
+            max_steps=2 * len(source_ids) + 10,
         )
-        if len(read) == 1:  # Of nothing the translation is nothing.
-            written, attention = [], attention[:0]
-        return read, written, score, attention
+        if len(source_ids) == 1:  # Empty text translates to empty text.
+            target_ids, attention = [], attention[:0]
+        return source_ids, target_ids, score, attention
 
     def translate(text):
         parts = [
             translate_part(part)
-            for part in split(text, settings["long"], settings["replacements"])
+            for part in split_text(
+                text, settings["long_text"], settings["replacements"]
+            )
         ]
-        read, written, scores, attention = zip(*parts, strict=True)
+        source_ids, target_ids, scores, attention = zip(*parts, strict=True)
         return {
-            "translations": " ".join(map(target.decode, written)).encode(),
+            "translations": " ".join(map(target.decode, target_ids)).encode(),
             "scores": np.float32(np.mean(scores)),
-            "source_pieces": pieces(source, read),
-            "pieces": pieces(target, written),
-            "attention": along_diagonal(attention),
+            "source_tokens": tokens(source, source_ids),
+            "target_tokens": tokens(target, target_ids),
+            "attention": block_diagonal(attention),
         }
 
     def predict(texts):
@@ -82,75 +85,79 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     return predict
 
 
-def beam_search(decode, state, beam_size, exponent, most_steps):
-    """Keeps the best few translations at each step, until all of them have ended.
+def beam_search(decode, state, beam_size, alpha, max_steps):
+    """Returns the best translation of one sentence.
 
     Args:
-        decode: A function from the pieces written last, `(1, beams)`, and a dictionary
-            of arrays `(1, beams, size)` to the same dictionary after a step, with the
-            likeliest next `tokens` and their `log_probs`, `(1, beams, candidates)`, and
-            `attention`, `(1, beams, source_steps)`.
-        state: The arrays before the first step, of one beam.
-        beam_size: How many translations to keep.
-        exponent: That of the length penalty.
-        most_steps: The most pieces of a translation, its end included.
+        decode: Computes one step. Its arguments are the last token ids, `(1, beams)`,
+            and the state, a dictionary of arrays `(1, beams, size)`. It returns the
+            next state, the most probable next `token_ids` and their `log_probs`,
+            `(1, beams, candidates)`, and `attention`, `(1, beams, source_steps)`, in
+            one dictionary.
+        state: The initial state, of a single beam.
+        beam_size: Number of hypotheses to keep.
+        alpha: Exponent of the length penalty.
+        max_steps: Maximum number of tokens, end token included.
 
     Returns:
-        The pieces of the best translation, its score, and where attention went,
-        `(pieces, source_steps)`.
+        The token ids, the score, and the attention, `(steps, source_steps)`.
     """
-    alone = np.where(np.arange(beam_size) == 0, 0, -np.inf)  # Of those that are alike.
+    # All beams start identical, so every one but the first scores −inf. A finished
+    # hypothesis has a single continuation for the same reason.
+    only_first = np.where(np.arange(beam_size) == 0, 0, -np.inf)
     state = {name: np.repeat(value, beam_size, 1) for name, value in state.items()}
-    tokens = np.full((beam_size, 1), START, "int32")
-    log_probs, lengths = alone, np.zeros(beam_size, int)
-    ended = np.zeros(beam_size, bool)
+    token_ids = np.full((beam_size, 1), START, "int32")
+    log_probs, lengths = only_first, np.zeros(beam_size, int)
+    is_done = np.zeros(beam_size, bool)
     traces = [[]] * beam_size
-    while not ended.all():
-        answer = decode(tokens[None, :, -1], state)
-        following = np.where(
-            ended[:, None], alone, answer.pop("log_probs")[0, :, :beam_size]
+    while not is_done.all():
+        answer = decode(token_ids[None, :, -1], state)
+        next_log_probs = np.where(
+            is_done[:, None], only_first, answer.pop("log_probs")[0, :, :beam_size]
         )
-        candidates = np.where(
-            ended[:, None], END, answer.pop("tokens")[0, :, :beam_size]
+        next_ids = np.where(
+            is_done[:, None], END, answer.pop("token_ids")[0, :, :beam_size]
         )
         attention = answer.pop("attention")[0]
-        lengths = lengths + ~ended
-        totals = log_probs[:, None] + following
-        scores = totals / ((5 + lengths[:, None]) / 6) ** exponent
+        lengths = lengths + ~is_done
+        totals = log_probs[:, None] + next_log_probs
+        scores = totals / ((5 + lengths[:, None]) / 6) ** alpha
         best = np.argsort(-scores, axis=None, kind="stable")[:beam_size]
-        slots = best // beam_size
-        last = candidates.reshape(-1)[best].astype("int32")
-        log_probs, lengths = totals.reshape(-1)[best], lengths[slots]
-        tokens = np.column_stack([tokens[slots], last])
-        traces = [[*traces[slot], attention[slot]] for slot in slots]
-        state = {name: value[:, slots] for name, value in answer.items()}
-        ended = ended[slots] | (last == END) | (lengths >= most_steps)
-    written = [int(token) for token in tokens[0, 1:] if token != END]
-    trace = np.reshape(traces[0][: len(written)], (len(written), attention.shape[-1]))
-    return written, scores.reshape(-1)[best[0]], trace
+        parents = best // beam_size
+        last = next_ids.reshape(-1)[best].astype("int32")
+        log_probs, lengths = totals.reshape(-1)[best], lengths[parents]
+        token_ids = np.column_stack([token_ids[parents], last])
+        traces = [[*traces[parent], attention[parent]] for parent in parents]
+        state = {name: value[:, parents] for name, value in answer.items()}
+        is_done = is_done[parents] | (last == END) | (lengths >= max_steps)
+    best_ids = [int(token_id) for token_id in token_ids[0, 1:] if token_id != END]
+    trace = np.reshape(traces[0][: len(best_ids)], (-1, attention.shape[-1]))
+    return best_ids, scores.reshape(-1)[best[0]], trace
 
 
-def split(text, long, replacements):
-    """Splits a long text into parts, as the served model does."""
+def split_text(text, long_text, replacements):
+    """Splits a long text into parts, like the served model."""
     text = re.sub("[\t\n\v\f\r ]+", " ", text).strip(" ")
-    if re.fullmatch(long, text):
+    if re.fullmatch(long_text, text):
         for pattern, replacement in replacements:
             text = re.sub(pattern, replacement, text)
     return text.split("\n")
 
 
-def pieces(processor, parts):
-    """Returns the pieces of all parts as an array of encoded strings."""
-    return encoded(processor.id_to_piece(token) for part in parts for token in part)
+def tokens(processor, parts):
+    """Returns the tokens of all parts as an array of encoded strings."""
+    return np.array(
+        [
+            processor.id_to_piece(token_id).encode()
+            for token_ids in parts
+            for token_id in token_ids
+        ],
+        object,
+    )
 
 
-def encoded(texts):
-    """Returns strings as an array of bytes."""
-    return np.array([text.encode() for text in texts], object)
-
-
-def along_diagonal(parts):
-    """Lays the attention of each part side by side, `(steps, source_steps)`."""
+def block_diagonal(parts):
+    """Joins the attention of the parts along the diagonal, `(steps, source_steps)`."""
     sizes = np.array([part.shape for part in parts])
     whole = np.zeros(sizes.sum(0), "float32")
     for (row, column), (rows, columns), part in zip(
@@ -177,9 +184,9 @@ def stack(values):
 def main():
     """Prints the translation of each text."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("texts", nargs="+", help="texts, or - for lines to be read")
+    parser.add_argument("texts", nargs="+", help="texts, or - to read lines")
     parser.add_argument("--model", type=Path, default=BUNDLE / "model.tflite")
-    parser.add_argument("--greedy", action="store_true", help="search with one beam")
+    parser.add_argument("--greedy", action="store_true", help="use a single beam")
     arguments = parser.parse_args()
     if not arguments.model.is_file():
         parser.error(f"there is no model {arguments.model}")
@@ -193,11 +200,9 @@ def main():
     signature = "greedy" if arguments.greedy else "serving_default"
     predict = load_model(arguments.model, signature)
     for text in texts:
-        # What the terminal passed that is no UTF-8 counts as a space.
-        answer = predict(
-            [text.encode(errors="surrogateescape").decode(errors="replace")]
-        )
-        print(answer["translations"][0].decode())
+        # Bytes of the command line that are not UTF-8 count as a space.
+        text = text.encode(errors="surrogateescape").decode(errors="replace")
+        print(predict([text])["translations"][0].decode())
 
 
 if __name__ == "__main__":
