@@ -15,7 +15,6 @@ checks share it.
 """
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import importlib
@@ -69,7 +68,7 @@ class App:
         answers: Patterns that the lines of `predict` match, one for each argument.
         device_answers: The same for the lines of `run.py`.
         signatures: For each signature, its input and its outputs.
-        tensors: Returns an input of the signature `tensors`, given a run.
+        tensors: An input of the signature `tensors`.
         check_alike: Compares the answers of an engine with those of the trained model.
             Takes both, the name of the engine and the signature.
         make_exam: Returns the `release.Exam` of an export, given the test examples and
@@ -106,7 +105,7 @@ class App:
     answers: Sequence[str]
     device_answers: Sequence[str]
     signatures: Mapping[str, tuple[str, set[str]]]
-    tensors: Callable[[Path], np.ndarray]
+    tensors: np.ndarray
     check_alike: Callable[[Any, Any, str, str], None]
     make_exam: Callable[[Any, Any], release.Exam]
     spoil: Callable[[Any], Any]
@@ -152,8 +151,9 @@ class Training(NamedTuple):
 
     Attributes:
         run: The run directory.
-        epochs_before: The number of epochs in the history when it was killed.
-        files_before: The files of the run when it was killed, with their contents.
+        epochs_before: The number of epochs in the backup when it was killed.
+        files_before: The settings, the vocabulary and other files that were written
+            when it was killed, with their contents.
         output: What the resumed training printed.
     """
 
@@ -206,11 +206,12 @@ def train_and_kill(app, data, run):
     files = {
         path.name: path.read_bytes()
         for path in run.iterdir()
-        if path.is_file() and path.name != "model.keras"
+        if path.suffix in (".json", ".model")
     }
+    backup = max((run / "backup").rglob("epoch_*.weights.h5"))
     return Training(
         run,
-        epochs_before=len(runs.read_history(run)),
+        epochs_before=int(backup.name.removeprefix("epoch_").split(".")[0]),
         files_before=files,
         output=succeed(app.name, *arguments),
     )
@@ -305,13 +306,11 @@ class AppContract:
         assert "finished.json" not in training.files_before
         assert f"Epoch {training.epochs_before + 1}/" in training.output
         assert f"Epoch {training.epochs_before}/" not in training.output
-        with (training.run / "history.csv").open() as file:
-            epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+        epochs = [row["epoch"] for row in runs.read_history(training.run)]
         assert epochs == list(range(config.epochs))
-        # The settings, the held-out examples, the vocabulary are those of the start.
+        assert {"config.json", "held_out.json"} <= set(training.files_before)
         for name, content in training.files_before.items():
-            if name != "history.csv":
-                assert (training.run / name).read_bytes() == content, name
+            assert (training.run / name).read_bytes() == content, name
 
     def test_a_run_holds_its_record(self, run, config):
         assert runs.load_config(type(config), run) == config
@@ -319,7 +318,6 @@ class AppContract:
         assert list((run / "logs").rglob("events.out.tfevents*"))
         assert list(names(run / "backup"))
         assert runs.summary(run)["epochs"] == config.epochs
-        assert not [name for name in names(run) if name.startswith("unfinished")]
 
     def test_a_finished_training_is_not_repeated(self, app, run, own_data):
         before = (run / "model.keras").stat().st_mtime_ns
@@ -447,9 +445,8 @@ class AppContract:
                 app.check_alike(answers, expected, engine, signature)
 
     def test_prepared_tensors_are_answered_alike(self, app, run, exported, load_model):
-        value = app.tensors(run)
-        answers = load_model(exported / "1", "tensors")(value)
-        for name, expected in load_model(run, "tensors")(value).items():
+        answers = load_model(exported / "1", "tensors")(app.tensors)
+        for name, expected in load_model(run, "tensors")(app.tensors).items():
             np.testing.assert_allclose(answers[name], expected, atol=app.tolerance)
 
     def test_signatures_have_the_names_that_are_documented(self, app, exported):

@@ -56,7 +56,7 @@ APP = App(
         "serving_default": ("image_bytes", {"classes", "scores"}),
         "tensors": ("images", {"scores"}),
     },
-    tensors=lambda run: (
+    tensors=(
         np.random.default_rng(0).uniform(0, 255, (3, 24, 24, 3)).astype("float32")
     ),
     check_alike=check_alike,

@@ -98,7 +98,7 @@ APP = App(
         "with_crf": ("image_bytes", {"mask_bytes", "classes", "pixel_fractions"}),
         "tensors": ("images", {"scores"}),
     },
-    tensors=lambda run: (
+    tensors=(
         np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 3)).astype("float32")
     ),
     tolerance=5e-3,  # The exported variables have half precision.

@@ -95,7 +95,7 @@ APP = App(
         "greedy": ("text", OUTPUTS),
         "tensors": ("token_ids", {"token_ids", "scores", "attention"}),
     },
-    tensors=lambda run: np.array([[5, 9, 7, 3], [8, 6, 3, 0]], "int32"),
+    tensors=np.array([[5, 9, 7, 3], [8, 6, 3, 0]], "int32"),
     tolerance=0.02,
     check_alike=check_alike,
     make_exam=lambda examples, config: exam(examples, config.target_column),
