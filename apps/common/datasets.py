@@ -9,6 +9,7 @@ int `(examples,)`, and `class_names`.
 import dataclasses
 import hashlib
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 TEST_FRACTION = 0.25
+# How many classes, and how many skipped examples of each kind, are named on the screen.
+MAX_CLASSES_SHOWN = 10
+MAX_SKIPPED_SHOWN = 3
 
 HeldOut = Mapping[str, Sequence[str]]  # The ids of held-out examples, by split.
 
@@ -93,7 +97,9 @@ def complete_splits(
     Splits that the data has are kept: `test` is for testing, `validation` chooses the
     best epoch. If there is only a `validation` split, it is used for testing. Missing
     splits are drawn at random, stratified by class: a quarter for testing, then
-    `config.validation_fraction` of the rest for validation.
+    `config.validation_fraction` of the rest for validation. A class with a single
+    example left has none for validation; if that holds for all classes, the training
+    examples are also those of validation.
 
     Args:
         splits: The examples of `train` and of other splits that the data has.
@@ -132,6 +138,9 @@ def _hold_out(split, splits, fraction, config, held_out):
     if split in splits:
         return splits
     train = splits["train"]
+    if split == "validation" and 0 < _counts(train).max() < 2:
+        splits["validation"] = train
+        return splits
     ids = example_ids(train)
     if held_out and split in held_out:
         positions = {name: i for i, name in enumerate(ids)}
@@ -140,10 +149,12 @@ def _hold_out(split, splits, fraction, config, held_out):
         if not taken:
             raise BadInput(
                 f"{config.data} has none of the examples that the training held out "
-                f"for {split}; restore them, or pass --data other data"
+                f"for {split}; restore them, or pass --data other data, of another name"
             )
     else:
-        kept, taken = draw(train, fraction, config.seed, config.data)
+        # Every class is tested; without a validation example it can still be trained.
+        min_examples = 2 if split == "test" else 1
+        kept, taken = draw(train, fraction, config.seed, config.data, min_examples)
     completed = Splits(
         {**splits, "train": take(train, kept), split: take(train, taken)}
     )
@@ -152,41 +163,74 @@ def _hold_out(split, splits, fraction, config, held_out):
 
 
 def draw(
-    examples: Any, fraction: float, seed: int, data: str
+    examples: Any, fraction: float, seed: int, data: str, min_examples: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws a fraction of the examples at random, stratified by class.
+
+    At least one example of each class is drawn and at least one is not. A class with
+    a single example keeps it.
 
     Args:
         examples: What to draw from.
         fraction: The fraction to draw.
         seed: Seed of the random choice.
         data: The name of the data set, for messages.
+        min_examples: The least number of examples that each class must have. Defaults
+            to 1.
 
     Returns:
         The indices of the other examples, and those of the drawn ones.
 
     Raises:
-        BadInput: There are fewer than two examples, or fewer than two of a class.
+        BadInput: There are fewer examples, of a class or at all.
     """
-    class_names = getattr(examples, "class_names", None) or ("",)
-    labels = getattr(examples, "labels", np.zeros(len(examples), int))
-    counts = np.bincount(labels, minlength=len(class_names))
-    if counts.min() < 2:
-        name = class_names[counts.argmin()]
-        of_class = f" of the class {name}" if name else ""
+    counts = _counts(examples)
+    if counts.min() < min_examples:
+        number = counts.min()
+        name = _class_names(examples)[counts.argmin()]
         raise BadInput(
-            f"{data} has {counts.min()} usable example{of_class}; add more, so that "
-            "some can be held out"
+            f"{data} has {_number(number, 'usable example')}"
+            f"{f' of the class {name}' if name else ''}; add more, so that some can be "
+            "held out"
         )
-    num_drawn = max(round(fraction * len(examples)), len(class_names))
-    return tuple(
-        train_test_split(
-            np.arange(len(examples)),
-            test_size=min(num_drawn, len(examples) - len(class_names)),
-            random_state=seed,
-            stratify=labels,
-        )
+    labels = _labels(examples)
+    can_split = counts[labels] > 1
+    indices = np.flatnonzero(can_split)
+    num_classes = np.count_nonzero(counts > 1)
+    num_drawn = max(round(fraction * len(indices)), num_classes)
+    kept, taken = train_test_split(
+        indices,
+        test_size=min(num_drawn, len(indices) - num_classes),
+        random_state=seed,
+        stratify=labels[indices],
     )
+    # Stratification rounds, so that a small class may be on one side only.
+    kept, taken = _give_missing_classes(kept, taken, labels)
+    taken, kept = _give_missing_classes(taken, kept, labels)
+    return np.concatenate([kept, np.flatnonzero(~can_split)]), taken
+
+
+def _give_missing_classes(source, target, labels):
+    """Moves one example of each class that the target lacks from the source."""
+    missing = np.setdiff1d(labels[source], labels[target])
+    moved = [np.flatnonzero(labels[source] == label)[0] for label in missing]
+    moved = np.array(moved, int)
+    return np.delete(source, moved), np.append(target, source[moved])
+
+
+def _class_names(examples):
+    """Returns the names of the classes; one empty name if there are no classes."""
+    return getattr(examples, "class_names", None) or ("",)
+
+
+def _labels(examples):
+    """Returns the classes of examples, int `(examples,)`; zeros if there are none."""
+    return getattr(examples, "labels", np.zeros(len(examples), int))
+
+
+def _counts(examples):
+    """Returns the number of examples of each class, int `(classes,)`."""
+    return np.bincount(_labels(examples), minlength=len(_class_names(examples)))
 
 
 def example_ids(examples: Any) -> list[str]:
@@ -208,14 +252,15 @@ def pick_split(splits: Mapping[str, Any], split: str, data: str) -> Any:
 
     Args:
         splits: The examples by split.
-        split: The name of one, or `all` for `train`, `validation` and `test` together.
+        split: The name of one, or `all` for those of `train`, `validation` and `test`
+            that there are.
         data: The name of the data set, for messages.
 
     Raises:
         BadInput: There is no such split, or it is empty.
     """
     if split == "all":
-        return join(splits[name] for name in SPLIT_NAMES)
+        return join(_parts(splits))
     if split not in splits:
         raise BadInput(
             f"{data} has no split '{split}'{closest(split, [*splits, 'all'])}"
@@ -223,6 +268,90 @@ def pick_split(splits: Mapping[str, Any], split: str, data: str) -> Any:
     if not len(splits[split]):
         raise BadInput(f"{data} has no examples for {split}; choose another split")
     return splits[split]
+
+
+def pick_other_split(splits: Mapping[str, Any], split: str, data: str) -> Any:
+    """Returns the examples of one split of other data than the model was trained on.
+
+    If the data does not have this split, all its examples are returned, and a line says
+    so. Nothing needs to be held out of data that the model was not trained on.
+
+    Args:
+        splits: The examples by split, none of them drawn.
+        split: As for `pick_split`.
+        data: The name of the data set, for messages.
+
+    Raises:
+        BadInput: There is no split of this name anywhere, or it is empty.
+    """
+    if split not in SPLIT_NAMES or split in splits:
+        return pick_split(splits, split, data)
+    examples = pick_split(splits, "all", data)
+    number = len(examples)
+    print(f"{data} has no split '{split}'; all {number} examples are scored")
+    return examples
+
+
+def print_summary(data: str, splits: Mapping[str, Any], unit: str) -> None:
+    """Prints how many examples were read, for each split and each class.
+
+    Args:
+        data: The name of the data set.
+        splits: The examples by split, as `complete_splits` returns them.
+        unit: What an example is called: `image`, `text` or `sentence`.
+    """
+    class_names = _class_names(splits["train"])
+    has_classes = len(class_names) > 1
+    of_classes = f" in {len(class_names)} classes" if has_classes else ""
+    print(f"{data}: {_number(sum(map(len, _parts(splits))), unit)}{of_classes}")
+    for split, examples in splits.items():
+        counts = _counts(examples)
+        order = np.argsort(-counts, kind="stable")
+        found = [f"{class_names[i]} {counts[i]}" for i in order if counts[i]]
+        missing = [class_names[i] for i in order if not counts[i]]
+        line = f"  {split}: {len(examples)}"
+        if has_classes and found:
+            none = f"; none of {_list(missing, MAX_CLASSES_SHOWN)}" if missing else ""
+            line += f" ({_list(found, MAX_CLASSES_SHOWN)}{none})"
+        print(line)
+    if splits["validation"] is splits["train"]:
+        print("  too few examples for validation; those of training choose the model")
+
+
+def print_skipped(skipped: Iterable[tuple[str, str]], unit: str = "file") -> None:
+    """Prints what was skipped, to standard error: a line for each reason.
+
+    Args:
+        skipped: A name and a reason for each skipped example, such as `("a.heic", "is a
+            HEIC image; convert it to JPEG")` or `("line 7 of x.csv", "has no text")`.
+        unit: What an example is called. Defaults to `file`; rows of tables are `row`.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in skipped:
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        print(
+            f"skipped {_number(len(names), unit)}: {reason}: "
+            f"{_list(names, MAX_SKIPPED_SHOWN)}",
+            file=sys.stderr,
+        )
+
+
+def _parts(splits):
+    """Returns the standard splits that there are, or all others, each once."""
+    names = [name for name in SPLIT_NAMES if name in splits] or splits
+    return list({id(splits[name]): splits[name] for name in names}.values())
+
+
+def _number(number, unit):
+    """Returns a number with its unit, such as `1 image` or `2 images`."""
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
+def _list(names, max_names):
+    """Returns the first names, separated by commas, and the number of the others."""
+    others = len(names) - max_names
+    return ", ".join(names[:max_names]) + (f" and {others} more" if others > 0 else "")
 
 
 def sizes(splits: Mapping[str, Any]) -> dict[str, int]:
@@ -239,6 +368,13 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 def is_same(data: str, other: str) -> bool:
     """Returns whether two values of `--data` name the same data set."""
     return Path(data).resolve() == Path(other).resolve()
+
+
+def is_missing(data: str) -> bool:
+    """Returns whether a value of `--data` is a path in a folder where nothing is."""
+    path = Path(data)
+    is_name = data.startswith("tfds:") or path.name == data
+    return not is_name and not path.exists()
 
 
 def evenly(examples: Any, num_examples: int) -> Any:

@@ -11,6 +11,7 @@ import itertools
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import tensorflow as tf
 
-from apps.common import datasets, runs
+from apps.common import datasets, noise, runs
 from apps.common.errors import BadInput, first_line
 
 Predictor = Callable[[Sequence[Any]], dict[str, np.ndarray]]
@@ -97,11 +98,13 @@ def data_settings(
         config_class: The application's class of configurations.
         model: As `load_predictor` takes it. A run, a version and an edge bundle record
             their training; for a server the defaults are used.
-        data: Data to use instead of the training's.
+        data: Data to use instead of the training's. If that has been moved, its new
+            path, with the same last name.
         **settings: Other settings to change; None keeps the training's.
 
     Raises:
-        BadInput: `data` is missing, and the model does not record it.
+        BadInput: `data` is missing, and the model does not record it, or the recorded
+            data is not there.
     """
     record = training_record(model)
     if record is None:
@@ -117,9 +120,17 @@ def data_settings(
         card = json.loads((record / "card.json").read_text())
         trained = runs.make_config(config_class, card["config"])
     config = _replaced(trained, {"data": data, **settings})
-    if not datasets.is_same(config.data, trained.data):
-        return DataSettings(config, True, {})
-    return DataSettings(config, False, runs.read_held_out(record))
+    held_out = runs.read_held_out(record)
+    is_gone = datasets.is_missing(trained.data)
+    if is_gone and not data:
+        raise BadInput(
+            f"{trained.data}, on which --model {model} was trained, is not there; pass "
+            "its new path with --data, or inputs to predict"
+        )
+    is_moved = is_gone and held_out and Path(data or "").name == Path(trained.data).name
+    if datasets.is_same(config.data, trained.data) or is_moved:
+        return DataSettings(config, False, held_out)
+    return DataSettings(config, True, {})
 
 
 def training_record(model: str) -> Path | None:
@@ -248,8 +259,8 @@ def _edge(path, signature):
         _choose(["serving_default"], signature, path)
     try:
         if signature == "serving_default":
-            return module.load_model(path)
-        return module.load_model(path, signature)
+            return _first_call_without_noise(module.load_model(path))
+        return _first_call_without_noise(module.load_model(path, signature))
     except FileNotFoundError as error:
         raise BadInput(
             f"--model {path}: {error.filename} is missing; export the bundle again "
@@ -259,6 +270,17 @@ def _edge(path, signature):
         raise BadInput(
             f"--model {path} is no complete edge bundle; export it again"
         ) from error
+
+
+def _first_call_without_noise(predictor):
+    """Returns a predictor whose first call does not print that it makes a delegate."""
+    contexts = itertools.chain([noise.hidden], itertools.repeat(nullcontext))
+
+    def predict(inputs):
+        with next(contexts)():
+            return predictor(inputs)
+
+    return predict
 
 
 def _rest(url, signature_name):

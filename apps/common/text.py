@@ -5,10 +5,11 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,8 @@ TABLE_ENDINGS = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
 # Token ids of padding and of unknown tokens.
 PADDING = 0
 UNKNOWN = 1
+# How vocabularies spell unknown tokens.
+UNKNOWN_TOKEN = "<unk>"
 
 csv.field_size_limit(2**31 - 1)  # Texts may be long.
 
@@ -30,9 +33,12 @@ def read_table(
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Reads some columns of a table.
 
+    Rows with more fields than the header are skipped, and a message names them.
+
     Args:
         path: A `.tsv` or `.csv` file with a header row, which may be gzipped. Fields of
-            a `.csv` file may be quoted; in a `.tsv` file, quotes are ordinary letters.
+            a `.csv` file may be quoted, and commas, semicolons or tabs separate them;
+            in a `.tsv` file, quotes are ordinary letters.
         columns: The names of the wanted columns, by the setting that holds each name.
 
     Returns:
@@ -51,14 +57,16 @@ def read_table(
             f"{path} is not a table; its name must end in {', '.join(TABLE_ENDINGS)}"
         )
     is_csv = path.name.lower().endswith((".csv", ".csv.gz"))
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    if is_csv:
-        dialect = {}
+    rows, skipped = [], []
     with (
         _read_errors(path, "a table"),
         _open(path, "rt", encoding="utf-8-sig", newline="") as file,
     ):
-        table = csv.DictReader(file, **dialect)
+        header = file.readline()
+        dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if is_csv:
+            dialect = {"delimiter": _delimiter(header, columns.values())}
+        table = csv.DictReader(itertools.chain([header], file), **dialect)
         known = table.fieldnames or []
         for column in columns.values():
             if column not in known:
@@ -67,10 +75,30 @@ def read_table(
                     f"{', '.join(known) or 'nothing'}; name the columns with "
                     f"{' and '.join(map(flag, columns))}"
                 )
-        return [
-            (table.line_num, tuple(row[column] or "" for column in columns.values()))
-            for row in table
-        ]
+        for row in table:
+            if any(row.pop(None, ())):  # type: ignore[call-overload]
+                reason = f"has more fields than the {len(known)} of the header"
+                skipped.append((f"line {table.line_num} of {path}", reason))
+            else:
+                values = tuple(row[column] or "" for column in columns.values())
+                rows.append((table.line_num, values))
+    datasets.print_skipped(skipped, "row")
+    return rows
+
+
+def _delimiter(header: str, columns: Iterable[str]) -> str:
+    """Returns the character that separates the fields of a header line.
+
+    Args:
+        header: The line.
+        columns: The names that should be in it.
+    """
+
+    def fields_found(delimiter):
+        fields = next(csv.reader([header], delimiter=delimiter), [])
+        return len(set(columns) & set(fields)), len(fields)
+
+    return max(",;\t", key=fields_found)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -172,30 +200,29 @@ def split_files(
     return {split: files[split] for split in order if split in files}
 
 
-def print_skipped(path: Path | str, lines: Sequence[int], what: str) -> None:
-    """Prints how many rows of a file are skipped, to standard error.
+def print_unused(root: Path, used: Iterable[Path]) -> None:
+    """Prints which files of a folder belong to no split, to standard error.
 
     Args:
-        path: The file.
-        lines: The line numbers of the skipped rows. Without any, nothing is printed.
-        what: What is wrong with the rows, such as "without text".
+        root: The folder.
+        used: The files that do, from `split_files`. Hidden files are not reported.
     """
-    if lines:
-        print(
-            f"skipped: {len(lines)} rows of {path} {what}, the first in line "
-            f"{lines[0]}",
-            file=sys.stderr,
-        )
+    unused = sorted({*root.iterdir()} - {*used})
+    datasets.print_skipped(
+        (path.name, f"belongs to no split of {root}")
+        for path in unused
+        if not path.name.startswith(".")
+    )
 
 
 def read_texts(file: Path | str) -> list[str]:
-    """Returns the lines of a file that are not empty.
+    """Returns the lines of a file, blank ones included.
 
     Args:
         file: A UTF-8 file, or `-` for standard input.
 
     Raises:
-        BadInput: The file is missing, empty or not UTF-8.
+        BadInput: The file is missing, not UTF-8, or has only blank lines.
     """
     name = "standard input" if str(file) == "-" else f"--file {file}"
     try:
@@ -217,8 +244,7 @@ def read_texts(file: Path | str) -> list[str]:
             raise BadInput(
                 f"{name}, line {number} is not UTF-8; save the file as UTF-8"
             ) from error
-    texts = [text for text in texts if text.strip()]
-    if not texts:
+    if not any(text.strip() for text in texts):
         raise BadInput(f"{name} has no text; write one text per line")
     return texts
 
@@ -239,6 +265,33 @@ def check_texts(texts: Iterable[str]) -> None:
                 f"text {number} is not UTF-8; use a UTF-8 terminal, or pass the texts "
                 "with --file"
             ) from error
+
+
+def print_unknown(
+    number: int, text: str, tokens: Iterable[str], max_fraction: float = 0.5
+) -> None:
+    """Says on standard error that the vocabulary lacks much of a text.
+
+    Args:
+        number: The number of the text.
+        text: The text.
+        tokens: Its subword tokens. `▁` stands for a space.
+        max_fraction: The fraction of unknown tokens up to which nothing is said.
+            Defaults to 0.5.
+    """
+    tokens = [token for token in tokens if token != "▁"]
+    unknown = tokens.count(UNKNOWN_TOKEN)
+    if unknown > max_fraction * len(tokens):
+        print(
+            f'text {number}, "{shorten(text)}": {unknown} of {len(tokens)} tokens are '
+            "unknown to the model; train it on texts like this one",
+            file=sys.stderr,
+        )
+
+
+def shorten(text: str, max_letters: int = 40) -> str:
+    """Returns the beginning of a text, for messages."""
+    return text if len(text) <= max_letters else f"{text[: max_letters - 1]}…"
 
 
 def train_sentencepiece(

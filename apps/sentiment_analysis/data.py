@@ -8,7 +8,14 @@ import tensorflow as tf
 
 from apps.common import datasets
 from apps.common.errors import BadInput
-from apps.common.text import PADDING, UNKNOWN, print_skipped, read_table, split_files
+from apps.common.text import (
+    PADDING,
+    UNKNOWN,
+    print_unused,
+    read_table,
+    shorten,
+    split_files,
+)
 from apps.sentiment_analysis import embedded
 
 # Limits of the length buckets, in tokens. A batch holds texts of one bucket only, so
@@ -53,23 +60,45 @@ def load_examples(config, held_out=None):
     Raises:
         BadInput: The data cannot be used.
     """
+    splits = read_splits(config)
+    if "train" not in splits:
+        raise BadInput(
+            f"{config.data} has no file train.tsv or train.csv; add one, or pass "
+            "--data the table itself"
+        )
+    _check_classes(splits, config.data)
+    return datasets.complete_splits(splits, config, held_out)
+
+
+def read_splits(config):
+    """Reads the texts of a data set; no split is drawn.
+
+    Args:
+        config: A `Config`.
+
+    Returns:
+        `Examples` by split. The names of the classes are those of all splits.
+
+    Raises:
+        BadInput: The data cannot be used.
+    """
     if config.data == "sentences":
         tables = {"train": embedded.sentences()}
     elif config.data.startswith("tfds:"):
         tables = _tensorflow_dataset(config)
     else:
         tables = _files(config)
-    class_names = _class_names(tables["train"])
-    if len(class_names) < 2:
-        raise BadInput(
-            f"{config.data} has only the class {class_names[0]}; a classifier needs at "
-            "least two"
+    class_names = tuple(
+        sorted({label for rows in tables.values() for _, label in rows})
+    )
+    return {
+        split: Examples(
+            [text for text, _ in rows],
+            np.array([class_names.index(label) for _, label in rows], int),
+            class_names,
         )
-    splits = {
-        split: _make_examples(rows, class_names, f"{config.data}, {split}")
         for split, rows in tables.items()
     }
-    return datasets.complete_splits(splits, config, held_out)
 
 
 def load_split(config, split, is_other_data=False, held_out=None):
@@ -78,17 +107,15 @@ def load_split(config, split, is_other_data=False, held_out=None):
     Args:
         config: A `Config`.
         split: As for `datasets.pick_split`.
-        is_other_data: Whether it is other data than the model was trained on. A single
-            file of such data is taken whole.
+        is_other_data: Whether it is other data than the model was trained on. Nothing
+            is held out of such data; see `datasets.pick_other_split`.
         held_out: As for `datasets.complete_splits`.
 
     Raises:
         BadInput: The data cannot be used.
     """
-    path = Path(config.data)
-    if is_other_data and path.is_file():
-        rows = read_rows(path, config)
-        return _make_examples(rows, _class_names(rows), config.data)
+    if is_other_data:
+        return datasets.pick_other_split(read_splits(config), split, config.data)
     return datasets.pick_split(load_examples(config, held_out), split, config.data)
 
 
@@ -108,6 +135,12 @@ def make_batches(examples, config, tokenizer, class_weights, training=False):
     """
     token_ids = tokenizer(tf.constant(examples.texts))
     if training:
+        num_long = np.count_nonzero(token_ids.row_lengths() > config.max_tokens)
+        if num_long:
+            print(
+                f"cut: {num_long} of {len(examples)} training texts, to "
+                f"{config.max_tokens} tokens (--max-tokens)"
+            )
         token_ids = token_ids[:, : config.max_tokens]
     weights = tf.constant(class_weights, tf.float32)
     buckets = np.digitize(token_ids.row_lengths(), BUCKET_BOUNDARIES)
@@ -138,7 +171,7 @@ def make_batches(examples, config, tokenizer, class_weights, training=False):
 
 
 def read_rows(path, config):
-    """Reads the texts and class names of a table. Rows without text are skipped.
+    """Reads the texts and class names of a table. Rows without them are skipped.
 
     Args:
         path: A table, as `text.read_table` takes it.
@@ -148,27 +181,23 @@ def read_rows(path, config):
         Pairs of a text and its class name.
 
     Raises:
-        BadInput: The table cannot be used, or a text has no label.
+        BadInput: The table cannot be used, or it has no row with both.
     """
     columns = {
         "text_column": config.text_column,
         "label_column": config.label_column,
     }
-    rows, empty = [], []
+    rows, skipped = [], []
     for line, (text, label) in read_table(path, columns):
         label = " ".join(label.split())
-        if not text.strip():
-            empty.append(line)
-        elif not label:
-            raise BadInput(
-                f"{path}, line {line}: the text has no {config.label_column}; add it, "
-                "or delete the line"
-            )
-        else:
+        if text.strip() and label:
             rows.append((text, label))
-    print_skipped(path, empty, "without text")
+        else:
+            missing = config.label_column if text.strip() else config.text_column
+            skipped.append((f"line {line} of {path}", f"has no {missing}"))
+    datasets.print_skipped(skipped, "row")
     if not rows:
-        raise BadInput(f"{path} has no rows with a text; add some")
+        raise BadInput(f"{path} has no rows with a text and a label; add some")
     return rows
 
 
@@ -176,18 +205,18 @@ def _files(config):
     """Returns the rows of each file in a folder, by split, or those of a single file.
 
     Raises:
-        BadInput: A file cannot be used, there are two for a split, or there is none for
-            training.
+        BadInput: A file cannot be used, there are two for a split, or there is none.
     """
     root = Path(config.data)
     if not root.is_dir():
         return {"train": read_rows(root, config)}
     files = split_files(root, others=False)
-    if "train" not in files:
+    if not files:
         raise BadInput(
             f"{root} has no file train.tsv or train.csv; add one, or pass --data the "
             "table itself"
         )
+    print_unused(root, files.values())
     return {split: read_rows(path, config) for split, path in files.items()}
 
 
@@ -219,30 +248,35 @@ def _tensorflow_dataset(config):
                 name = features[label].int2str(record[label])
                 rows.append((record[text].decode(), name))
             else:
-                skipped.append(number)
-        print_skipped(f"{config.data}, {split}", skipped, "without text or label")
+                missing = label if record[text].strip() else text
+                name = f"example {number} of {config.data}, {split}"
+                skipped.append((name, f"has no {missing}"))
+        datasets.print_skipped(skipped, "example")
         if rows:
             tables[split] = rows
     return tables
 
 
-def _class_names(rows):
-    """Returns the names of the classes in these rows, sorted."""
-    return tuple(sorted({label for _, label in rows}))
-
-
-def _make_examples(rows, class_names, source):
-    """Returns pairs of a text and its class name as `Examples`.
+def _check_classes(splits, data):
+    """Checks that there are training texts of every class, and several classes.
 
     Raises:
-        BadInput: A class name is unknown.
+        BadInput: There are not.
     """
-    for text, label in rows:
-        if label not in class_names:
-            raise BadInput(
-                f"{source}: the label '{label}' of \"{text[:40]}\" is none of "
-                f"{', '.join(class_names)}, the classes of the training texts; correct "
-                "it, or add training texts of that class"
-            )
-    labels = [class_names.index(label) for _, label in rows]
-    return Examples([text for text, _ in rows], np.array(labels, int), class_names)
+    train = splits["train"]
+    labels = set(train.labels)
+    class_names = [train.class_names[label] for label in sorted(labels)]
+    if len(class_names) < 2:
+        raise BadInput(
+            f"{data} has only the class {class_names[0]}; a classifier needs at least "
+            "two"
+        )
+    for split, examples in splits.items():
+        for text, label in zip(examples.texts, examples.labels, strict=True):
+            if label not in labels:
+                raise BadInput(
+                    f"{data}, {split}: the label '{train.class_names[label]}' of "
+                    f'"{shorten(text)}" is none of {", ".join(class_names)}, the '
+                    "classes of the training texts; correct it, or add training texts "
+                    "of that class"
+                )

@@ -7,7 +7,7 @@ import numpy as np
 
 from apps.common import datasets, figures
 from apps.common.predictors import data_settings, in_batches
-from apps.common.text import check_texts, read_texts
+from apps.common.text import check_texts, print_unknown, read_texts
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_split
 from apps.sentiment_analysis.signatures import load_model, tokens_with_attention
@@ -18,11 +18,15 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Prints the classes of each text and draws the texts, shaded by attention.
 
+    A blank line of the file is answered by an empty line. Says on standard error if a
+    text is mostly unknown to the model.
+
     The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The answers: `classes` and `scores`, both `(texts, classes)`, best first;
-        `tokens` and `attention`, both `(texts, steps)`.
+        The answers for the texts that are not blank: `classes` and `scores`, both
+        `(texts, classes)`, best first; `tokens` and `attention`, both
+        `(texts, steps)`.
 
     Raises:
         BadInput: The model or a text cannot be used.
@@ -32,21 +36,26 @@ def predict(
     if file is not None:
         texts += read_texts(file)
     texts = texts or some_test_texts(model)
-    answers = in_batches(load_model(model), texts)
-    rows = []
-    for text, classes, scores, tokens in zip(
-        texts,
+    answers = in_batches(load_model(model), filter(str.strip, texts))
+    found = zip(
         answers["classes"],
         answers["scores"],
         tokens_with_attention(answers),
         strict=True,
-    ):
+    )
+    rows = []
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            print()
+            continue
+        classes, scores, (tokens, attention) = next(found)
         best = [
             f"{each.decode()} {score:.3f}"
             for each, score in zip(classes, scores, strict=True)
         ]
         print(f"{', '.join(best)}: {text}")
-        rows.append((best[0], *tokens))
+        print_unknown(number, text, tokens)
+        rows.append((best[0], tokens, attention))
     figures.draw_texts(rows, figure)
     print(f"figure: {figure}")
     return answers

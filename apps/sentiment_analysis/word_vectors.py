@@ -1,6 +1,7 @@
 """Pretrained word vectors, from which an embedding starts."""
 
 import zipfile
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,13 +51,13 @@ def initial_embedding(
                 f"--embedding-size {embedding_size} is too small for the word vectors; "
                 f"those up to {path} take {end} dimensions"
             )
-        vectors = vectors * (WORD_VECTOR_STD / vectors.std())
+        scale = WORD_VECTOR_STD / vectors.std()
         rows = {word: row for row, word in enumerate(words)}
         for token_id, token in enumerate(vocabulary):
             word = token.removeprefix("▁")
             # Letters inside a word are not a word; punctuation may be anywhere.
             if (token.startswith("▁") or not word.isalpha()) and word in rows:
-                embedding[token_id, start:end] = vectors[rows[word]]
+                embedding[token_id, start:end] = vectors[rows[word]] * scale
                 known.add(token_id)
         start = end
     return embedding.astype("float32"), len(known)
@@ -78,13 +79,10 @@ def read_word_vectors(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         if path.suffix == ".npz":
             with np.load(path) as content:
-                words, vectors = content["words"].tolist(), content["vectors"]
+                words = content["words"].tolist()
+                vectors = content["vectors"].astype("float32")
         else:
-            # GloVe has words such as U+0085, at which `splitlines` would split.
-            lines = path.read_text("utf-8").rstrip("\n").split("\n")
-            rows = [line.rstrip(" \r").split(" ") for line in lines]
-            words = [row[0] for row in rows]
-            vectors = np.array([row[1:] for row in rows], "float32")
+            words, vectors = _read_lines(path)
         is_table = vectors.ndim == 2 and len(words) == len(vectors) and vectors.size
         if not is_table or not vectors.std() > 0:
             raise ValueError
@@ -101,3 +99,21 @@ def read_word_vectors(path: Path) -> tuple[list[str], np.ndarray]:
             f"--word-vectors {path} is not a file of word vectors; expected a word and "
             "its numbers on each line, or .npz with `words` and `vectors`"
         ) from error
+
+
+def _read_lines(path):
+    """Reads a text file of word vectors, line by line to use little memory.
+
+    Raises:
+        ValueError: A line has other numbers than a word and its vector.
+    """
+    words, numbers = [], array("f")
+    # GloVe has words such as U+0085, which must not end a line.
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            word, *vector = line.rstrip(" \r\n").split(" ")
+            words.append(word)
+            numbers.extend(map(float, vector))
+            if len(numbers) != len(words) * len(vector):
+                raise ValueError
+    return words, np.frombuffer(numbers, "float32").reshape(len(words), -1)

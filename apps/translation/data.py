@@ -12,9 +12,10 @@ from apps.common.text import (
     PADDING,
     TABLE_ENDINGS,
     UNKNOWN,
-    print_skipped,
+    print_unused,
     read_lines,
     read_table,
+    shorten,
     split_files,
 )
 from apps.translation import embedded
@@ -61,6 +62,28 @@ def load_examples(config, held_out=None):
     Raises:
         BadInput: The data cannot be used.
     """
+    splits = read_splits(config)
+    if "train" not in splits:
+        raise BadInput(
+            f"{config.data} has no train.tsv, train.csv or "
+            f"train.{config.source_column}; add one, or name the endings with "
+            "--source-column and --target-column"
+        )
+    return datasets.complete_splits(splits, config, held_out)
+
+
+def read_splits(config):
+    """Reads the pairs of a data set; no split is drawn.
+
+    Args:
+        config: A `Config`.
+
+    Returns:
+        `Examples` by split.
+
+    Raises:
+        BadInput: The data cannot be used.
+    """
     path = Path(config.data)
     is_named = config.data == "numbers" or config.data.startswith("tfds:")
     is_table = path.name.lower().endswith(TABLE_ENDINGS)
@@ -78,8 +101,10 @@ def load_examples(config, held_out=None):
         pairs = _folder(config)
     else:
         pairs = {"train": read_pairs(config)}
-    splits = {split: _make_examples(each) for split, each in pairs.items()}
-    return datasets.complete_splits(splits, config, held_out)
+    return {
+        split: Examples(*map(list, zip(*each, strict=True)))
+        for split, each in pairs.items()
+    }
 
 
 def load_split(config, split, is_other_data=False, held_out=None):
@@ -89,15 +114,15 @@ def load_split(config, split, is_other_data=False, held_out=None):
         config: A `Config`.
         split: As for `datasets.pick_split`, or another file of a folder, such as
             `test_2017_flickr`.
-        is_other_data: Whether it is other data than the model was trained on. A single
-            file of such data is taken whole.
+        is_other_data: Whether it is other data than the model was trained on. Nothing
+            is held out of such data; see `datasets.pick_other_split`.
         held_out: As for `datasets.complete_splits`.
 
     Raises:
         BadInput: The data cannot be used.
     """
-    if is_other_data and (Path(config.data).is_file() or config.target_data):
-        return _make_examples(read_pairs(config))
+    if is_other_data:
+        return datasets.pick_other_split(read_splits(config), split, config.data)
     return datasets.pick_split(load_examples(config, held_out), split, config.data)
 
 
@@ -127,11 +152,12 @@ def make_batches(examples, config, tokenizers, training=False):
         source_ids = source_tokenizer(tf.constant(examples.sources))
         longest = np.maximum(lengths, source_ids.row_lengths())
         kept = np.flatnonzero(longest <= config.max_tokens)
-        if len(kept) < len(examples):
-            print(
-                f"left out: {len(examples) - len(kept)} of {len(examples)} training "
-                f"pairs, longer than {config.max_tokens} tokens (--max-tokens)"
-            )
+        reason = f"longer than {config.max_tokens} tokens (--max-tokens)"
+        long = np.flatnonzero(longest > config.max_tokens)
+        datasets.print_skipped(
+            ((f'"{shorten(examples.sources[i])}"', reason) for i in long),
+            "training pair",
+        )
         if not len(kept):
             raise BadInput(
                 f"every pair of {config.data} is longer than --max-tokens "
@@ -192,11 +218,6 @@ def read_pairs(config):
     return _read_table(path, config)
 
 
-def _make_examples(pairs):
-    """Returns pairs of a sentence and its translation as `Examples`."""
-    return Examples(*map(list, zip(*pairs, strict=True)))
-
-
 def _read_table(path, config):
     """Returns the pairs of a table."""
     columns = {
@@ -232,13 +253,14 @@ def _complete_pairs(path, rows):
     Raises:
         BadInput: There is no such pair.
     """
-    pairs, incomplete = [], []
+    pairs, skipped = [], []
     for line, (source, target) in rows:
         if source.strip() and target.strip():
             pairs.append((source.strip(), target.strip()))
         else:
-            incomplete.append(line)
-    print_skipped(path, incomplete, "without a sentence or its translation")
+            missing = "translation" if source.strip() else "sentence"
+            skipped.append((f"line {line} of {path}", f"has no {missing}"))
+    datasets.print_skipped(skipped, "row")
     if not pairs:
         raise BadInput(f"{path} has no sentence with a translation; add some")
     return pairs
@@ -249,18 +271,19 @@ def _folder(config):
 
     Raises:
         BadInput: A file cannot be used, the file of the other language is missing, or
-            there is none for training.
+            there is none.
     """
     root = Path(config.data)
     files = split_files(root)
-    if "train" in files:
-        tables = {path: _read_table(path, config) for path in set(files.values())}
-        return {split: tables[path] for split, path in files.items()}
     sources, targets = (
         split_files(root, (f".{column}", f".{column}.gz"))
         for column in (config.source_column, config.target_column)
     )
-    if "train" not in sources:
+    if "train" in files or (files and not sources):
+        print_unused(root, files.values())
+        tables = {path: _read_table(path, config) for path in set(files.values())}
+        return {split: tables[path] for split, path in files.items()}
+    if not sources:
         raise BadInput(
             f"{root} has no train.tsv, train.csv or train.{config.source_column}; add "
             "one, or name the endings with --source-column and --target-column"
@@ -271,6 +294,7 @@ def _folder(config):
             f"{path} has no counterpart; add a {path.name.split('.')[0]} of the other "
             f"language, {config.source_column} or {config.target_column}"
         )
+    print_unused(root, [*sources.values(), *targets.values()])
     return {split: _read_lines(path, targets[split]) for split, path in sources.items()}
 
 

@@ -4,6 +4,7 @@ Needs NumPy, sentencepiece and ai-edge-litert, see requirements.txt; no TensorFl
 """
 
 import argparse
+import codecs
 import json
 import re
 import sys
@@ -181,8 +182,35 @@ def stack(values):
     return whole
 
 
+def read_texts(arguments):
+    """Returns the texts: the arguments, or the lines of standard input for `-`.
+
+    Ends the program if there is no text, or if one is not UTF-8.
+    """
+    unit, texts = "text", arguments
+    if arguments == ["-"]:
+        content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+        lines = content.splitlines()
+        unit, texts = "line", [line.decode(errors="surrogateescape") for line in lines]
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            stop(f"{unit} {number} is not UTF-8; convert it to UTF-8")
+    blank = [not text.strip() for text in texts]
+    if all(blank) or (any(blank) and unit == "text"):
+        stop("a text is empty; write at least one word")
+    return texts
+
+
+def stop(reason):
+    """Ends the program with an error message."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main():
-    """Prints the translation of each text."""
+    """Prints the translation of each text. Blank lines stay blank."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", nargs="+", help="texts, or - to read lines")
     parser.add_argument("--model", type=Path, default=BUNDLE / "model.tflite")
@@ -190,19 +218,11 @@ def main():
     arguments = parser.parse_args()
     if not arguments.model.is_file():
         parser.error(f"there is no model {arguments.model}")
-    texts = arguments.texts
-    if texts == ["-"]:
-        lines = sys.stdin.buffer.read().splitlines()
-        texts = [line.decode("utf-8", "replace") for line in lines if line.strip()]
-    if not texts or not all(text.strip() for text in texts):
-        print("error: a text is empty; write at least one word", file=sys.stderr)
-        sys.exit(2)
+    texts = read_texts(arguments.texts)
     signature = "greedy" if arguments.greedy else "serving_default"
     predict = load_model(arguments.model, signature)
     for text in texts:
-        # Bytes of the command line that are not UTF-8 count as a space.
-        text = text.encode(errors="surrogateescape").decode(errors="replace")
-        print(predict([text])["translations"][0].decode())
+        print(predict([text])["translations"][0].decode() if text.strip() else "")
 
 
 if __name__ == "__main__":

@@ -8,26 +8,27 @@ import numpy as np
 
 from apps.common import datasets, figures
 from apps.common.predictors import data_settings, in_batches
-from apps.common.text import check_texts, read_texts
+from apps.common.text import check_texts, print_unknown, read_texts
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.signatures import alignments, load_model
-from apps.translation.tokenizer import END_TOKEN, UNKNOWN_TOKEN
+from apps.translation.tokenizer import END_TOKEN
 
 
 def predict(
     texts: Sequence[str], model: str, file: Path | None, figure: Path
 ) -> dict[str, np.ndarray]:
-    """Prints the translation of each text and draws the attention.
+    """Prints each text with its translation and draws the attention.
 
-    Says on standard error if a text was translated in parts, or if the model does not
-    know some of its characters.
+    A line has the text, a tab and the translation; a blank line of the file is answered
+    by an empty line. Says on standard error if a text was translated in parts, or if
+    the model does not know some of its characters.
 
     The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The answers: `translations` and `scores`, `(texts,)`; `source_tokens`,
-        `target_tokens` and `attention`.
+        The answers for the texts that are not blank: `translations` and `scores`,
+        `(texts,)`; `source_tokens`, `target_tokens` and `attention`.
 
     Raises:
         BadInput: The model or a text cannot be used.
@@ -37,25 +38,29 @@ def predict(
     if file is not None:
         texts += read_texts(file)
     texts = texts or some_test_sentences(model)
-    answers = in_batches(load_model(model), texts)
+    answers = in_batches(load_model(model), filter(str.strip, texts))
     aligned = alignments(answers)
+    found = zip(answers["translations"], aligned, strict=True)
     titles = []
-    for number, (text, translation, (source_tokens, _, _)) in enumerate(
-        zip(texts, answers["translations"], aligned, strict=True), start=1
-    ):
-        print_warnings(number, source_tokens)
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            print()
+            continue
+        translation, (source_tokens, _, _) = next(found)
+        print(f"{text}\t{translation.decode()}")
+        print_warnings(number, text, source_tokens)
         titles.append(f"{text}\n→ {translation.decode()}")
-        print(titles[-1])
     figures.draw_alignments(titles, aligned, figure)
     print(f"figure: {figure}")
     return answers
 
 
-def print_warnings(number: int, source_tokens: Sequence[str]) -> None:
+def print_warnings(number: int, text: str, source_tokens: Sequence[str]) -> None:
     """Says on standard error what is special about a text.
 
     Args:
         number: The number of the text.
+        text: The text.
         source_tokens: Its tokens.
     """
     parts = source_tokens.count(END_TOKEN)
@@ -64,12 +69,8 @@ def print_warnings(number: int, source_tokens: Sequence[str]) -> None:
             f"text {number} is long; its {parts} parts were translated one by one",
             file=sys.stderr,
         )
-    if UNKNOWN_TOKEN in source_tokens:
-        print(
-            f"text {number} has characters that the model does not know; train it on "
-            "texts that have them",
-            file=sys.stderr,
-        )
+    tokens = [token for token in source_tokens if token != END_TOKEN]
+    print_unknown(number, text, tokens, max_fraction=0)
 
 
 def some_test_sentences(model: str, num_sentences: int = 9) -> list[str]:

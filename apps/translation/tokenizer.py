@@ -7,10 +7,9 @@ import tensorflow_text
 
 from apps.common.text import train_sentencepiece
 
-# The ids of the start and the end token, and how the vocabulary spells two tokens.
+# The ids of the start and the end token, and how the vocabulary spells the latter.
 START = 2
 END = 3
-UNKNOWN_TOKEN = "<unk>"
 END_TOKEN = "</s>"
 # Soft hyphens and characters of zero width, which may stand anywhere in a word.
 INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"

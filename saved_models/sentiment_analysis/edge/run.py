@@ -4,6 +4,7 @@ It needs numpy, sentencepiece and ai-edge-litert (requirements.txt), but no Tens
 """
 
 import argparse
+import codecs
 import json
 import re
 import sys
@@ -79,8 +80,35 @@ def tokenize(text, cleaning, processor):
     return processor.encode(text) or [UNKNOWN]
 
 
+def read_texts(arguments):
+    """Returns the texts: the arguments, or the lines of standard input for `-`.
+
+    Ends the program if there is no text, or if one is not UTF-8.
+    """
+    unit, texts = "text", arguments
+    if arguments == ["-"]:
+        content = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
+        lines = content.splitlines()
+        unit, texts = "line", [line.decode(errors="surrogateescape") for line in lines]
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            stop(f"{unit} {number} is not UTF-8; convert it to UTF-8")
+    blank = [not text.strip() for text in texts]
+    if all(blank) or (any(blank) and unit == "text"):
+        stop("a text is empty; write at least one word")
+    return texts
+
+
+def stop(reason):
+    """Ends the program with an error message."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main():
-    """Prints the classes of each text, best first."""
+    """Prints a line for each text: its classes, best first. Blank lines stay blank."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "texts", nargs="+", help="texts, or - to read one per line from standard input"
@@ -94,22 +122,16 @@ def main():
     arguments = parser.parse_args()
     if not arguments.model.is_file():
         parser.error(f"there is no model {arguments.model}")
-    texts = arguments.texts
-    if texts == ["-"]:
-        lines = sys.stdin.buffer.read().splitlines()
-        texts = [line.decode("utf-8", "replace") for line in lines if line.strip()]
-    if not texts or not all(text.strip() for text in texts):
-        print("error: a text is empty; write at least one word", file=sys.stderr)
-        sys.exit(2)
+    texts = read_texts(arguments.texts)
     predict = load_model(arguments.model)
     for text in texts:
-        # Arguments may hold bytes that are not UTF-8; they count as spaces.
-        answer = predict(
-            [text.encode(errors="surrogateescape").decode(errors="replace")]
-        )
+        if not text.strip():
+            print()
+            continue
+        answer = predict([text])
         pairs = zip(answer["classes"][0], answer["scores"][0], strict=True)
         classes = "\t".join(f"{name.decode()} {score:.4f}" for name, score in pairs)
-        print(f"{classes}\t{text.encode(errors='replace').decode()}")
+        print(f"{classes}\t{text}")
 
 
 if __name__ == "__main__":

@@ -176,16 +176,51 @@ def test_training_keeps_every_class_however_much_is_drawn():
 def test_examples_need_no_classes():
     splits = complete({"train": Sentences([f"sentence {i}" for i in range(80)])})
     assert datasets.sizes(splits) == {"train": 54, "test": 20, "validation": 6}
-    for number in (0, 1):
+    for number, says in ((0, "0 usable examples"), (1, "1 usable example")):
         few = {"train": Sentences(["so"] * number)}
-        with pytest.raises(BadInput, match=f"^mine has {number} usable example; add"):
+        with pytest.raises(BadInput, match=f"^mine has {says}; add"):
             complete(few)
 
 
 @pytest.mark.parametrize("examples", [1, 0])
 def test_a_class_that_cannot_be_split_is_named(examples):
-    with pytest.raises(BadInput, match=f"^mine has {examples} usable .* class bee;"):
+    says = {1: "1 usable example", 0: "0 usable examples"}[examples]
+    with pytest.raises(BadInput, match=f"^mine has {says} of the class bee;"):
         complete({"train": make(4, examples, 4)})
+    given = {"train": make(4, 0, 4), "test": make(1, 1, 1)}
+    with pytest.raises(
+        BadInput, match=r"^mine has 0 usable examples of the class bee;"
+    ):
+        complete(given)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+def test_a_small_class_beside_a_large_one_is_split(number, seed):
+    splits = complete({"train": make(200, number, 30)}, seed=seed)
+    train, test, validation = (
+        counts(splits[split])[1] for split in ("train", "test", "validation")
+    )
+    assert train + test + validation == number
+    assert min(train, test) >= 1
+    assert validation >= (train + validation > 1)
+
+
+def test_a_class_with_a_single_training_example_has_none_for_validation():
+    splits = complete({"train": make(9, 1, 9), "test": make(1, 1, 1)})
+    assert counts(splits["validation"]) == [1, 0, 1]
+    assert counts(splits["train"]) == [8, 1, 8]
+
+
+def test_of_two_examples_the_one_for_training_is_that_for_validation():
+    splits = complete({"train": make(2, 2, 2)})
+    assert counts(splits["train"]) == counts(splits["test"]) == [1, 1, 1]
+    assert splits["validation"] is splits["train"]
+    assert set(splits.held_out) == {"test"}
+    again = complete({"train": make(2, 2, 2)}, splits.held_out)
+    assert sorted(again["validation"].names) == sorted(splits["train"].names)
+    everything = datasets.pick_split(splits, "all", "mine")
+    assert sorted(everything.names) == sorted(make(2, 2, 2).names)  # Each once.
 
 
 def test_one_split_or_all_are_picked():
@@ -198,6 +233,72 @@ def test_one_split_or_all_are_picked():
     empty = {"test": make(0)}
     with pytest.raises(BadInput, match=r"^mine has no examples for test; choose"):
         datasets.pick_split(empty, "test", "mine")
+
+
+def test_other_data_without_the_split_is_taken_whole(capsys):
+    splits = {"train": make(3, 2), "validation": make(1, 1, prefix="more")}
+    assert datasets.pick_other_split(splits, "train", "x") is splits["train"]
+    assert capsys.readouterr().out == ""
+    picked = datasets.pick_other_split(splits, "test", "x")
+    assert picked.names == [*splits["train"].names, *splits["validation"].names]
+    assert capsys.readouterr().out == (
+        "x has no split 'test'; all 7 examples are scored\n"
+    )
+    assert len(datasets.pick_other_split(splits, "all", "x")) == 7
+    assert capsys.readouterr().out == ""
+    with pytest.raises(BadInput, match=r"^x has no split 'tset'; choose from: train"):
+        datasets.pick_other_split(splits, "tset", "x")
+    with pytest.raises(BadInput, match=r"^x has no examples for test; choose"):
+        datasets.pick_other_split({**splits, "test": make(0)}, "test", "x")
+
+
+def test_the_summary_counts_examples_of_every_split_and_class(capsys):
+    splits = complete({"train": make(8, 4, 2), "more": make(1, prefix="more")})
+    datasets.print_summary("pets", splits, "image")
+    assert capsys.readouterr().out == (
+        "pets: 14 images in 3 classes\n"
+        "  train: 8 (ant 5, bee 2, cat 1)\n"
+        "  more: 1 (ant 1; none of bee, cat)\n"
+        "  test: 4 (ant 2, bee 1, cat 1)\n"
+        "  validation: 2 (ant 1, bee 1; none of cat)\n"
+    )
+
+
+def test_the_summary_names_the_largest_of_many_classes(capsys):
+    labels = np.repeat(np.arange(30), range(30))
+    many = Examples([""] * len(labels), labels, tuple(f"c{i}" for i in range(30)))
+    few = datasets.take(many, range(3))
+    datasets.print_summary("x", {"train": many, "validation": few, "test": few}, "text")
+    _, train, validation, _ = capsys.readouterr().out.splitlines()
+    assert train.startswith("  train: 435 (c29 29, c28 28, ")
+    assert train.endswith("c21 21, c20 20 and 19 more; none of c0)")
+    names = ", ".join(["c0", *(f"c{i}" for i in range(3, 12))])
+    assert validation == f"  validation: 3 (c2 2, c1 1; none of {names} and 18 more)"
+
+
+def test_the_summary_tells_that_there_is_too_little_for_validation(capsys):
+    splits = complete({"train": Sentences(["so", "no"])})
+    datasets.print_summary("mine", splits, "sentence")
+    assert capsys.readouterr().out == (
+        "mine: 2 sentences\n  train: 1\n  test: 1\n  validation: 1\n"
+        "  too few examples for validation; those of training choose the model\n"
+    )
+
+
+def test_skipped_examples_are_named_by_reason(capsys):
+    datasets.print_skipped([])
+    assert capsys.readouterr() == ("", "")
+    heic = [(f"{name}.heic", "is a HEIC image; convert it") for name in "abcde"]
+    datasets.print_skipped([*heic[:2], ("x.txt", "is no image"), *heic[2:]])
+    datasets.print_skipped([("line 7 of x.csv", "has no text")], "row")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        "skipped 5 files: is a HEIC image; convert it: a.heic, b.heic, c.heic and 2 "
+        "more",
+        "skipped 1 file: is no image: x.txt",
+        "skipped 1 row: has no text: line 7 of x.csv",
+    ]
 
 
 @pytest.mark.parametrize(

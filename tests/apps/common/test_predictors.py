@@ -1,3 +1,4 @@
+import functools
 import shutil
 from dataclasses import dataclass
 
@@ -143,18 +144,34 @@ def test_a_bundle_is_asked_through_its_own_program(tmp_path):
 def test_a_bundle_gets_the_signature_unless_it_is_the_default(tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"content")
     (tmp_path / "run.py").write_text(
-        "def load_model(path, signature='its own'):\n    return signature\n"
+        "def load_model(path, signature='its own'):\n"
+        "    return lambda inputs: signature\n"
     )
-    assert load_predictor(str(tmp_path), no_run) == "its own"
-    assert load_predictor(str(tmp_path), no_run, "other") == "other"
+    assert load_predictor(str(tmp_path), no_run)([]) == "its own"
+    assert load_predictor(str(tmp_path), no_run, "other")([]) == "other"
 
 
 def test_a_bundle_with_one_signature_refuses_others(tmp_path):
     (tmp_path / "model.tflite").write_bytes(b"content")
-    (tmp_path / "run.py").write_text("def load_model(path):\n    return path\n")
-    assert load_predictor(str(tmp_path), no_run) == tmp_path / "model.tflite"
+    (tmp_path / "run.py").write_text(
+        "def load_model(path):\n    return lambda inputs: path\n"
+    )
+    assert load_predictor(str(tmp_path), no_run)([]) == tmp_path / "model.tflite"
     with pytest.raises(BadInput, match="no signature 'other', only serving_default;"):
         load_predictor(str(tmp_path), no_run, "other")
+
+
+def test_the_first_call_of_a_bundle_makes_no_noise(tmp_path, capfd):
+    (tmp_path / "model.tflite").write_bytes(b"content")
+    (tmp_path / "run.py").write_text(
+        "import os\n"
+        "def load_model(path):\n"
+        "    return lambda inputs: os.write(2, inputs)\n"
+    )
+    predictor = load_predictor(str(tmp_path), no_run)
+    predictor(b"INFO: Created a delegate\n")
+    predictor(b"INFO: only the first call creates it\n")
+    assert capfd.readouterr().err == "INFO: only the first call creates it\n"
 
 
 @pytest.mark.parametrize(
@@ -186,8 +203,10 @@ HELD_OUT = {"test": ["a", "b"]}
 
 
 @pytest.fixture
-def recorded(tmp_path):
+def recorded(tmp_path, monkeypatch):
     """A run, and an export of the same training, as the recipe leaves them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/mine").mkdir(parents=True)
     runs.start(TRAINED, tmp_path / "run", HELD_OUT)
     served = tmp_path / "served"
     (served / "1/assets.extra").mkdir(parents=True)
@@ -222,12 +241,41 @@ def test_models_record_their_training(recorded, model):
 
 
 def test_an_earlier_version_keeps_its_own_record(recorded):
-    newer = {"config": {"data": "data/newer"}}
+    newer = {"config": {"data": "digits"}}
     runs.write_json(recorded / "served/card.json", newer)
     settings = predictors.data_settings(Config, str(recorded / "served/1"))
     assert settings.config == TRAINED
     settings = predictors.data_settings(Config, str(recorded / "served/edge"))
-    assert settings.config.data == "data/newer"
+    assert settings.config.data == "digits"
+
+
+def test_data_may_be_named_by_any_path(recorded):
+    absolute = str(recorded / "data/mine")
+    for trained, data in ((TRAINED.data, absolute), (absolute, TRAINED.data)):
+        runs.start(Config(trained), recorded / "run", HELD_OUT)
+        settings = predictors.data_settings(Config, str(recorded / "run"), data)
+        assert settings == (Config(data), False, HELD_OUT)
+
+
+def test_data_that_was_moved_is_named_by_its_new_path(recorded):
+    (recorded / "data").rename(recorded / "elsewhere")
+    for model in ("run", "served/1"):
+        settings = functools.partial(predictors.data_settings, Config, model)
+        says = f"^data/mine, on which --model {model} was trained, is not there; pass "
+        with pytest.raises(BadInput, match=says):
+            settings()
+        assert settings("elsewhere/mine")[1:] == (False, HELD_OUT)
+        assert settings("elsewhere/other")[1:] == (True, {})
+    # Without held-out examples nothing tells whether it is the same data.
+    runs.start(TRAINED, recorded / "run", {})
+    assert predictors.data_settings(Config, "run", "elsewhere/mine")[1:] == (True, {})
+
+
+@pytest.mark.parametrize("data", ["digits", "tfds:ted/pt_to_en"])
+def test_data_sets_that_are_no_files_cannot_be_moved(recorded, data):
+    runs.start(Config(data), recorded / "run", HELD_OUT)
+    settings = predictors.data_settings(Config, str(recorded / "run"))
+    assert settings == (Config(data), False, HELD_OUT)
 
 
 @pytest.mark.parametrize("model", ["http://127.0.0.1:9/v1/models/x", "moved/edge"])

@@ -64,6 +64,27 @@ def test_values_have_the_order_of_the_columns_and_line_numbers(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_the_header_tells_what_separates_the_fields_of_csv(separator, name, tmp_path):
+    rows = (("id", "text", "label"), ("1", '"good, or ""so""; so"', "yes"))
+    content = "".join(f"{separator.join(row)}\r\n" for row in rows)
+    content = ("\ufeff" + content).encode()  # As Excel writes it.
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert read(path) == [('good, or "so"; so', "yes")]
+
+
+def test_rows_with_more_fields_than_the_header_are_skipped(tmp_path, capsys):
+    rows = ["text,label", "good, but late,no", "good,yes", "bad,no,", "so, so,no"]
+    path = write(tmp_path / "a.csv", *rows)
+    assert read(path) == [("good", "yes"), ("bad", "no")]
+    assert capsys.readouterr().err == (
+        f"skipped 2 rows: has more fields than the 2 of the header: line 2 of {path}, "
+        f"line 5 of {path}\n"
+    )
+
+
 def test_very_long_fields_are_read(tmp_path):
     path = write(tmp_path / "a.csv", "text,label", "word " * 50_000 + ",no")
     assert len(read(path)[0][0]) == 250_000
@@ -102,6 +123,9 @@ def test_the_message_on_a_missing_column_names_the_flags(tmp_path):
     with pytest.raises(BadInput, match=says):
         read(path)
     (tmp_path / "b.csv").touch()
+    path = write(tmp_path / "c.csv", "says;means", "a, b;c")
+    with pytest.raises(BadInput, match="no column 'text', only says, means; "):
+        read(path)
     with pytest.raises(BadInput, match="no column 'text', only nothing; "):
         read(tmp_path / "b.csv")
 
@@ -204,20 +228,19 @@ def test_two_files_of_one_split_are_refused(first, second, split, tmp_path):
         text.split_files(tmp_path)
 
 
-def test_skipped_rows_are_counted(capsys):
-    text.print_skipped("a.tsv", [], "without text")
-    text.print_skipped("b.tsv", [3, 7], "without a translation")
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err == (
-        "skipped: 2 rows of b.tsv without a translation, the first in line 3\n"
+def test_files_of_no_split_are_named(tmp_path, capsys):
+    for name in ("train.tsv", "test.xlsx", ".hidden", "notes.md"):
+        (tmp_path / name).touch()
+    text.print_unused(tmp_path, text.split_files(tmp_path).values())
+    assert capsys.readouterr().err == (
+        f"skipped 2 files: belongs to no split of {tmp_path}: notes.md, test.xlsx\n"
     )
 
 
 def test_each_line_of_a_file_is_a_text(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("\ufeffgood\r\n\n  \nschön \u2028 so\nlast".encode())
-    assert text.read_texts(path) == ["good", "schön \u2028 so", "last"]
+    assert text.read_texts(path) == ["good", "", "  ", "schön \u2028 so", "last"]
 
 
 def test_standard_input_is_read(monkeypatch):
@@ -248,6 +271,21 @@ def test_texts_are_checked():
         text.check_texts(["good", " "])
     with pytest.raises(BadInput, match=r"text 1 is not UTF-8; .* --file"):
         text.check_texts([b"caf\xe9".decode(errors="surrogateescape")])
+
+
+def test_texts_of_unknown_words_are_named(capsys):
+    known = ["▁good", "▁", text.UNKNOWN_TOKEN, "▁day"]
+    unknown = ["▁", text.UNKNOWN_TOKEN, "▁", text.UNKNOWN_TOKEN, "!"]
+    text.print_unknown(1, "a good day", ["▁good", "▁day"], max_fraction=0)
+    text.print_unknown(2, "good 你 day", known)
+    assert capsys.readouterr() == ("", "")
+    text.print_unknown(3, "good 你 day", known, max_fraction=0)
+    text.print_unknown(4, "привет мир! " * 9, unknown)
+    says = "of 3 tokens are unknown to the model; train it on texts like this one"
+    assert capsys.readouterr().err.splitlines() == [
+        f'text 3, "good 你 day": 1 {says}',
+        f'text 4, "{"привет мир! " * 3}при…": 2 {says}',
+    ]
 
 
 WORDS = " ".join(f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou")

@@ -26,11 +26,14 @@ def test_columns_have_names(tmp_path):
     assert read(path, text_column="says", label_column="means") == [("hello", "no")]
 
 
-def test_rows_without_text_are_skipped(tmp_path, capsys):
-    path = write(tmp_path / "a.tsv", "text\tlabel", "a\tno", "  \tno", "\tno", "b\tno ")
+def test_rows_without_text_or_label_are_skipped(tmp_path, capsys):
+    rows = ["text\tlabel", "a\tno", "  \tno", "\tno", "b\tno ", "so\t ", "so"]
+    path = write(tmp_path / "a.tsv", *rows)
     assert read(path) == [("a", "no"), ("b", "no")]
-    error = capsys.readouterr().err
-    assert error == f"skipped: 2 rows of {path} without text, the first in line 3\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"skipped 2 rows: has no text: line 3 of {path}, line 4 of {path}",
+        f"skipped 2 rows: has no label: line 6 of {path}, line 7 of {path}",
+    ]
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_held_out_texts_stay_the_same_when_the_table_grows(table):
     assert len(grown["train"]) == len(before["train"]) + 8
 
 
-def test_a_folder_has_a_file_for_each_split(tmp_path):
+def test_a_folder_has_a_file_for_each_split(tmp_path, capsys):
     header = "text\tlabel"
     write(tmp_path / "train.tsv", header, *["a\tno", "b\tyes"] * 3)
     write(tmp_path / "Valid.tsv", header, "c\tyes")
@@ -86,6 +89,8 @@ def test_a_folder_has_a_file_for_each_split(tmp_path):
     assert len(splits["train"]) == 6
     assert (splits["validation"].texts, splits["validation"].labels) == (["c"], [1])
     assert (splits["test"].texts, splits["test"].labels) == (["d"], [0])
+    says = f"skipped 3 files: belongs to no split of {tmp_path}: notes.csv, notes.tsv, "
+    assert capsys.readouterr().err.startswith(says)
     (tmp_path / "test.csv").unlink()
     splits = data.load_examples(Config(str(tmp_path)))
     assert splits["test"].texts == ["c"]
@@ -100,6 +105,16 @@ def test_a_table_of_other_data_is_taken_whole(table):
     everything = data.load_split(config, "all")
     assert len(everything) == len(everything.labels) == 36
     assert len(set(everything.texts)) == 36
+
+
+def test_other_data_may_have_a_test_split_alone_and_a_single_class(tmp_path):
+    write(tmp_path / "test.csv", "text;label", "good;yes", "so, so;yes")
+    config = Config(str(tmp_path))
+    examples = data.load_split(config, "test", is_other_data=True)
+    assert examples.texts == ["good", "so, so"]
+    assert examples.class_names == ("yes",)
+    with pytest.raises(BadInput, match=r"has no file train\.tsv or train\.csv"):
+        data.load_split(config, "test")
 
 
 def test_tensorflow_datasets_are_read(tmp_path, capsys):
@@ -130,8 +145,9 @@ def test_tensorflow_datasets_are_read(tmp_path, capsys):
     class_names = splits["train"].class_names
     assert class_names == ("even", "odd")  # Sorted, as everywhere.
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [11, 4, 4]
-    says = "skipped: 1 rows of tfds:tiny_texts, train without text or label"
-    assert says in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "skipped 1 example: has no says: example " in error
+    assert error.endswith(" of tfds:tiny_texts, train\n")
     for text, label in zip(splits["test"].texts, splits["test"].labels, strict=True):
         number = int(text.removeprefix("text ü "))
         assert number >= 16
@@ -210,12 +226,16 @@ def test_training_texts_are_shuffled_in_each_epoch(tokenizer):
     assert rows_of(plain) == rows_of(plain)
 
 
-def test_only_training_texts_are_cut(tokenizer):
+def test_only_training_texts_are_cut(tokenizer, capsys):
     examples = make_examples(40)
     whole = rows_of(batches_of(examples, tokenizer, max_tokens=10))
     assert max(len(row) for row, _ in whole) > 40
+    assert capsys.readouterr().out == ""
+    num_long = sum(len(row) > 10 for row, _ in whole)
     cut = rows_of(batches_of(examples, tokenizer, training=True, max_tokens=10))
     assert sorted(cut) == sorted((row[:10], label) for row, label in whole)
+    says = f"cut: {num_long} of 40 training texts, to 10 tokens (--max-tokens)\n"
+    assert capsys.readouterr().out == says
 
 
 def test_only_training_drops_tokens(tokenizer):

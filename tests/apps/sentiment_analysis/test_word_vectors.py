@@ -1,8 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from apps.common.errors import BadInput
-from apps.sentiment_analysis.word_vectors import initial_embedding
+from apps.sentiment_analysis.word_vectors import initial_embedding, read_word_vectors
 
 VOCABULARY = ["<pad>", "<unk>", "▁good", "▁bad", "bad", "!", "▁!", "▁new"]
 WORDS = ["bad", "good", "!", "other"]
@@ -66,6 +68,18 @@ def test_words_may_look_like_line_ends(tmp_path):
     assert initial_embedding(VOCABULARY, 2, (str(path),), seed=0)[1] == 2
 
 
+def test_text_files_are_read_with_little_memory(tmp_path):
+    numbers = " ".join(["0.5", "-0.25"] * 50)
+    lines = [f"word{i} {numbers}\n" for i in range(2000)]
+    (tmp_path / "words.txt").write_text("".join(lines), "utf-8")
+    tracemalloc.start()
+    words, vectors = read_word_vectors(tmp_path / "words.txt")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(words), vectors.shape, vectors.dtype) == (2000, (2000, 100), "float32")
+    assert peak < 3 * vectors.nbytes
+
+
 def pack(**arrays):
     def write(path):
         with path.open("wb") as file:
@@ -118,3 +132,12 @@ def test_files_without_word_vectors_are_refused(case, tmp_path):
         BadInput, match=rf"--word-vectors .*{name} is not a file of word"
     ):
         initial_embedding(VOCABULARY, 9, (str(tmp_path / name),), seed=0)
+
+
+def test_vectors_of_half_precision_do_not_overflow(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(2000, 100)).astype("float16")
+    words = np.array([f"word{i}" for i in range(2000)])
+    np.savez(tmp_path / "half.npz", words=words, vectors=vectors)
+    _, read = read_word_vectors(tmp_path / "half.npz")
+    assert read.dtype == "float32"
+    np.testing.assert_array_equal(read, vectors)

@@ -86,9 +86,7 @@ APP = App(
     num_examples={"train": 270, "validation": 30, "test": 100},
     inputs=inputs,
     arguments=lambda table: TEXTS,
-    answers=[
-        pattern for text in TEXTS for pattern in (f"^{re.escape(text)}$", r"^→ \w+")
-    ],
+    answers=[rf"^{re.escape(text)}\t\w+" for text in TEXTS],
     device_answers=[r"^\w+"] * len(TEXTS),
     signatures={
         "serving_default": ("text", OUTPUTS),

@@ -3,10 +3,11 @@ from PIL import Image
 
 from apps.common import datasets
 from apps.common.predictors import data_settings
+from apps.common.text import UNKNOWN_TOKEN
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.predict import predict, print_warnings, some_test_sentences
-from apps.translation.tokenizer import END_TOKEN, UNKNOWN_TOKEN
+from apps.translation.tokenizer import END_TOKEN
 from tests.apps.translation.untrained import write_run
 
 
@@ -20,10 +21,9 @@ def test_translations_are_printed_and_drawn(run, tmp_path, capsys):
     texts = ["dreiundvierzig", "siebenhundertzwanzig"]
     answers = predict(texts, run, None, figure)
     out, error = capsys.readouterr()
-    lines = out.splitlines()
-    assert lines[::2] == [*texts, f"figure: {figure}"]
     translations = [text.decode() for text in answers["translations"]]
-    assert lines[1::2] == [f"→ {translation}" for translation in translations]
+    pairs = zip(texts, translations, strict=True)
+    assert out.splitlines() == [*map("\t".join, pairs), f"figure: {figure}"]
     assert len(set(translations)) == 2
     assert error == ""
     with Image.open(figure) as image:
@@ -41,7 +41,8 @@ def test_by_default_a_few_test_sentences_are_translated(run, tmp_path):
 def test_texts_come_before_those_of_a_file(run, tmp_path, capsys):
     (tmp_path / "more.txt").write_text("zwei\n\ndrei\n")
     predict(["eins"], run, tmp_path / "more.txt", tmp_path / "figure.png")
-    assert capsys.readouterr().out.splitlines()[::2][:3] == ["eins", "zwei", "drei"]
+    lines = capsys.readouterr().out.splitlines()[:-1]
+    assert [line.split("\t")[0] for line in lines] == ["eins", "zwei", "", "drei"]
 
 
 def test_translation_in_parts_is_mentioned(run, tmp_path, capsys):
@@ -57,13 +58,14 @@ def test_translation_in_parts_is_mentioned(run, tmp_path, capsys):
 def test_unknown_characters_are_mentioned(run, tmp_path, capsys):
     predict(["zwei", "zwei 你好"], run, None, tmp_path / "figure.png")
     error = capsys.readouterr().err
-    assert error.startswith("text 2 has characters that the model does not know; ")
+    assert error.startswith('text 2, "zwei 你好": 1 of ')
     assert len(error.splitlines()) == 1
 
 
 def test_a_text_can_have_both_warnings(capsys):
-    print_warnings(3, ["▁a", UNKNOWN_TOKEN, END_TOKEN, "▁b", END_TOKEN])
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" ")[1] for line in lines] == ["3", "3"]
-    print_warnings(4, ["▁a", END_TOKEN])
+    print_warnings(3, "a 你. b", ["▁a", UNKNOWN_TOKEN, END_TOKEN, "▁b", END_TOKEN])
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("text 3 is long; its 2 parts ")
+    assert second.startswith('text 3, "a 你. b": 1 of 3 tokens are unknown ')
+    print_warnings(4, "a", ["▁a", END_TOKEN])
     assert capsys.readouterr().err == ""

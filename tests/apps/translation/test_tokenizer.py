@@ -6,12 +6,11 @@ import sentencepiece
 import tensorflow as tf
 
 from apps.common.errors import BadInput
-from apps.common.text import PADDING, UNKNOWN
+from apps.common.text import PADDING, UNKNOWN, UNKNOWN_TOKEN
 from apps.translation.tokenizer import (
     END,
     END_TOKEN,
     START,
-    UNKNOWN_TOKEN,
     Tokenizer,
     normalize,
     train_tokenizer,
