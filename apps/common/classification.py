@@ -78,7 +78,9 @@ def score(
         BadInput: The data has a class that the model does not know.
     """
     start = time.perf_counter()
-    answers = in_batches(predictor, tqdm(raw_inputs, total=len(labels), unit=unit))
+    answers = in_batches(
+        predictor, tqdm(raw_inputs, total=len(labels), unit=unit, disable=None)
+    )
     seconds = time.perf_counter() - start
 
     # Answers are sorted by score; sort them by class name.
@@ -131,6 +133,21 @@ def print_classes(report: Mapping[str, Any]) -> None:
             f"{name:{width}}  {row['precision']:9.3f}  {row['recall']:6.3f}  "
             f"{row['f1']:5.3f}  {row['examples']:8}"
         )
+
+
+def print_baseline(report: Mapping[str, Any]) -> None:
+    """Prints the scores of the baseline on the same examples, if it was measured.
+
+    Args:
+        report: Its `baseline` comes from `baselines.beside`.
+    """
+    if baseline := report["baseline"]:
+        scores = ", ".join(
+            f"{name.replace('_', ' ')} {value:.4f}"
+            for name, value in baseline.items()
+            if name != "name"
+        )
+        print(f"baseline {scores} ({baseline['name']})")
 
 
 def print_speed(report: Mapping[str, Any], unit: str) -> None:

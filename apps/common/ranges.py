@@ -31,6 +31,7 @@ LearningRate = Annotated[float, Range(1e-9, 10)]
 Weight = Annotated[float, Range(0, 1e6)]
 PositiveNumber = Annotated[float, Range(1e-6, 1e6)]
 Count = Annotated[int, Range(1, 10**6)]
+Minutes = Annotated[float, Range(0.01, 1e6)]
 CountOrZero = Annotated[int, Range(0, 10**6)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 

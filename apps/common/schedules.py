@@ -1,6 +1,50 @@
-"""Learning rate schedules."""
+"""The length of a training, and its learning rates."""
+
+from typing import NamedTuple
 
 import keras
+
+
+class Length(NamedTuple):
+    """The length of a phase of a training: epochs, and the steps of each."""
+
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """The steps of the whole phase."""
+        return self.epochs * self.steps_per_epoch
+
+
+def limit_epochs(
+    steps_per_epoch: int, max_steps: int | None, *epochs: int
+) -> list[Length]:
+    """Gives large data sets fewer epochs, and prints so.
+
+    Args:
+        steps_per_epoch: The number of batches.
+        max_steps: Largest number of steps of the whole training, or None.
+        *epochs: The epochs of each phase. All phases are shortened alike.
+
+    Returns:
+        The length of each phase. Epochs have fewer steps where `max_steps` is less than
+        an epoch; phases of 0 epochs keep them.
+    """
+    total = sum(epochs) * steps_per_epoch
+    if max_steps is None or total <= max_steps:
+        return [Length(number, steps_per_epoch) for number in epochs]
+    lengths = []
+    for number in epochs:
+        steps = max(1, number * steps_per_epoch * max_steps // total)
+        whole = min(number, max(1, steps // steps_per_epoch))
+        lengths.append(Length(whole, min(steps, steps_per_epoch)))
+    limited = sum(length.steps for length in lengths) / steps_per_epoch
+    print(
+        f"trains {limited:.3g} epochs instead of {sum(epochs)}: an epoch has "
+        f"{steps_per_epoch} steps, and --max-steps is {max_steps}"
+    )
+    return lengths
 
 
 def warm_up_and_decay(

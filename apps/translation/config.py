@@ -7,6 +7,7 @@ from apps.common.ranges import (
     Count,
     Fraction,
     LearningRate,
+    Minutes,
     PartialFraction,
     PositiveNumber,
     Range,
@@ -25,6 +26,7 @@ class Config:
     The defaults suit about ten thousand pairs of your own.
     """
 
+    # Data
     data: str
     """A TSV or CSV table with a header and one pair of sentences per row; a text file
     with one sentence per line, whose translations are in `target_data`; a folder with
@@ -44,6 +46,7 @@ class Config:
     """Fraction of the training pairs held out for validation, unless the data has a
     validation file."""
 
+    # Tokens
     vocabulary_size: Annotated[int, Range(10, 10**6)] = 4000
     """Maximum size of the vocabulary of subword tokens; little text yields a smaller
     one."""
@@ -57,6 +60,7 @@ class Config:
     """Longest sentence used for training, in tokens. Texts of more words than half of
     it are translated in parts."""
 
+    # Model
     embedding_size: Units = 256
     """Size of the token embeddings."""
     encoder_units: Units = 256
@@ -79,10 +83,17 @@ class Config:
     """Fraction of the decoder's inputs that are the reference's tokens in the last
     epoch; the rest are its own predictions. The rate falls linearly from 1."""
 
+    # Training
     epochs: Count = 20
     """Maximum number of epochs."""
     patience: Count | None = 10
     """Epochs without a better validation BLEU after which training stops."""
+    max_steps: Count | None = 10_000
+    """Largest number of training steps; large data sets get fewer epochs, or a part of
+    one."""
+    max_minutes: Minutes | None = None
+    """Minutes after which the training ends with its best model, those before an
+    interruption included. Reading the data does not count."""
     batch_size: Count = 64
     """Pairs per training step, of similar lengths."""
     learning_rate: LearningRate = 1.5e-3
@@ -141,6 +152,7 @@ def _multi30k(source, target) -> Config:
         source_column=source,
         target_column=target,
         patience=6,
+        max_steps=None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from apps.common import figures, runs, schedules
+from apps.common import datasets, figures, runs, schedules
 from apps.common.errors import BadInput
 from apps.common.predictors import as_predictor
 from apps.translation.config import Config
@@ -40,6 +40,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
 
     splits = load_examples(config, runs.read_held_out(run))
+    datasets.print_summary(config.data, splits, "sentence")
     tokenizers = find_tokenizers(splits["train"], config, run)
     if config.beam_size > len(tokenizers[1]):
         raise BadInput(
@@ -50,24 +51,26 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     validation_batches = make_batches(splits["validation"], config, tokenizers)
 
     model = make_model(config, tokenizers)
-    compile_model(model, config, steps=len(batches) * config.epochs)
+    (length,) = schedules.limit_epochs(len(batches), config.max_steps, config.epochs)
+    compile_model(model, config, length.steps)
     greedy = Translator(model, tokenizers, config).signatures["greedy"]
     callbacks = [ValidationBleu(as_predictor(greedy), splits["validation"])]
     if config.teacher_forcing_rate < 1:
-        callbacks.append(TeacherForcing(config.teacher_forcing_rate, config.epochs))
+        callbacks.append(TeacherForcing(config.teacher_forcing_rate, length.epochs))
 
     runs.start(config, run, splits.held_out)
     save_tokenizers(tokenizers, run)
     runs.fit(
         model,
-        batches,
+        batches.take(length.steps_per_epoch),
         validation_batches,
         run,
         phase="training",
-        epochs=config.epochs,
+        epochs=length.epochs,
         monitor="val_bleu",
         mode="max",
         patience=config.patience,
+        max_minutes=config.max_minutes,
         callbacks=callbacks,
     )
     figures.draw_curves(runs.read_history(run), run / "curves.png")

@@ -1,12 +1,16 @@
+import contextlib
 import csv
+import os
+import resource
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common import runs
+from apps.common import progress, runs
 from apps.common.errors import BadInput
 
 
@@ -33,9 +37,12 @@ def make_model(learning_rate=0.05):
     return model
 
 
-def batches():
+def batches(shuffled=False):
     """Returns four batches."""
-    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+    if shuffled:
+        dataset = dataset.shuffle(len(X), seed=3)
+    return dataset.batch(8).prefetch(2)
 
 
 class KilledError(Exception):
@@ -53,6 +60,24 @@ class Killer(keras.callbacks.Callback):
         self.steps_left -= 1
         if self.steps_left == 0:
             raise KilledError
+
+
+def fake_time(monkeypatch):
+    """Replaces the clock by one that only `Seconds` moves."""
+    fake = SimpleNamespace(now=0.0)
+    fake.perf_counter = lambda: fake.now
+    for module in (runs, progress):
+        monkeypatch.setattr(module, "time", fake)
+
+
+class Seconds(keras.callbacks.Callback):
+    """Lets a step take one second of the replaced clock, and a validation two."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        progress.time.now += 1
+
+    def on_test_end(self, logs=None):
+        progress.time.now += 2
 
 
 def test_a_run_is_reopened_only_with_the_same_settings(tmp_path):
@@ -123,28 +148,52 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path):
     assert (summary["best_epoch"], summary["epochs"]) == (4, 4)
 
 
-def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path):
-    (tmp_path / "whole").mkdir()
-    whole = make_model()
-    runs.fit(whole, batches(), batches(), tmp_path / "whole", phase="only", epochs=3)
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(
+    tmp_path, monkeypatch, seconds
+):
+    def fit(run, *callbacks):
+        run.mkdir(exist_ok=True)
+        model = make_model()
+        phase = {"phase": "only", "epochs": 4, "callbacks": callbacks}
+        runs.fit(model, batches(shuffled=True), batches(), run, **phase)
+        return model
 
+    whole = fit(tmp_path / "whole")
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_BACKUPS", seconds)
     run = tmp_path / "interrupted"
-    run.mkdir()
-    # In the middle of the second epoch.
-    only = {"phase": "only", "epochs": 3}
+    killer = Killer(in_step=11)  # The third step of the third epoch.
     with pytest.raises(KilledError):
-        runs.fit(make_model(), batches(), batches(), run, **only, callbacks=[Killer(6)])
-    assert len(runs.read_history(run)) == 1
+        fit(run, killer)
+    assert len(runs.read_history(run)) == 2
+    resumed = "step 2 of epoch 3" if seconds == 0 else "epoch 2"
+    assert runs.describe_stop(run).endswith(f"resumes from the backup of {resumed}")
 
-    again = make_model()
-    runs.fit(again, batches(), batches(), run, **only)
+    counter = Killer(in_step=1000)
+    again = fit(run, counter)
     for mine, theirs in zip(again.weights, whole.weights, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
-    assert [row["epoch"] for row in runs.read_history(run)] == [0, 1, 2]
+    assert [row["epoch"] for row in runs.read_history(run)] == [0, 1, 2, 3]
+    assert 1000 - counter.steps_left == (6 if seconds == 0 else 8)
+    assert len(list((run / "backup/only").glob("*.keras"))) == 1
 
     # A finished phase is not trained again.
-    runs.fit(make_model(), batches(), batches(), run, **only)
-    assert len(runs.read_history(run)) == 3
+    fit(run)
+    assert len(runs.read_history(run)) == 4
+
+
+def test_the_time_within_an_interrupted_epoch_counts(tmp_path, monkeypatch):
+    fake_time(monkeypatch)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_BACKUPS", 1)
+    phase = {"phase": "only", "epochs": 2}
+    for in_step in (3, 4, 100):  # Backups after 2 steps, and 3 more.
+        with contextlib.suppress(KilledError):
+            runs.fit(
+                *(make_model(), batches(), batches(), tmp_path),
+                **phase,
+                callbacks=[Killer(in_step), Seconds()],
+            )
+    assert [row["seconds"] for row in runs.read_history(tmp_path)] == [6, 6]
 
 
 def test_an_interrupted_second_phase_resumes(tmp_path):
@@ -219,6 +268,20 @@ def test_the_best_epoch_is_kept_across_interruptions(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
 
 
+@pytest.mark.parametrize("in_step", [5, 9])
+def test_patience_survives_an_interruption(tmp_path, in_step):
+    """The first epoch is the best; then two more are tried."""
+    phase = {"phase": "only", "epochs": 9, "patience": 2}
+    for callbacks in ([Killer(in_step)], []):
+        with contextlib.suppress(KilledError):
+            runs.fit(
+                *(make_model(learning_rate=0.0), batches(), batches(), tmp_path),
+                **phase,
+                callbacks=callbacks,
+            )
+    assert len(runs.read_history(tmp_path)) == 3
+
+
 def test_early_stopping_compares_with_the_best_epoch_so_far(tmp_path):
     with (tmp_path / "history.csv").open("w") as file:
         writer = csv.writer(file)
@@ -240,15 +303,14 @@ def test_early_stopping_compares_with_the_best_epoch_so_far(tmp_path):
 
 def test_the_summary_has_the_best_epoch(tmp_path):
     (tmp_path / "history.csv").write_text(
-        "epoch,seconds,val_accuracy,val_loss\n"
-        "0,60,0.5,3\n1,60,0.9,1\n1,30,0.8,2\n2,30,0.7,2.5\n"
+        "epoch,seconds,val_accuracy,val_loss\n0,60,0.5,3\n1,30,0.8,2\n2,30,0.7,2.5\n"
     )
     assert runs.summary(tmp_path) is None
     summary = runs.finish(tmp_path)
     assert summary == {
         "best_epoch": 2,
         "epochs": 3,
-        "val_accuracy": 0.8,  # The second attempt at epoch 1 counts.
+        "val_accuracy": 0.8,
         "val_loss": 2.0,
         "minutes": 2.0,
     }
@@ -276,6 +338,22 @@ def test_figures_of_an_evaluation_lie_in_the_run_or_beside_all_runs(tmp_path):
         assert folder.as_posix() == "runs/reading/evaluation"
 
 
+def test_figures_of_other_data_have_a_folder_of_their_own(tmp_path, monkeypatch):
+    (tmp_path / "model.keras").touch()
+    (tmp_path / "my cats/test").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "my cats")
+    for data, name in (
+        ("test", "evaluation_my_cats_test"),
+        (str(tmp_path / "my cats/test"), "evaluation_my_cats_test"),
+        ("tfds:beans", "evaluation_tfds_beans"),
+        ("digits", "evaluation_digits"),
+    ):
+        folder = runs.evaluation_folder(str(tmp_path), "reading", data)
+        assert folder == tmp_path / name
+    folder = runs.evaluation_folder("saved_models/reading/1", "reading", "digits")
+    assert folder.as_posix() == "runs/reading/evaluation_digits"
+
+
 def test_files_are_replaced_in_one_step(tmp_path):
     path = tmp_path / "classes.json"
     runs.write_json(path, ["schön"])
@@ -286,3 +364,168 @@ def test_files_are_replaced_in_one_step(tmp_path):
         assert "schön" in earlier.read().decode()
     assert path.read_bytes() == b"\x00new"
     assert [file.name for file in tmp_path.iterdir()] == ["classes.json"]
+
+
+def test_an_epoch_that_ran_again_has_one_row_of_history(tmp_path):
+    history = runs.History(tmp_path)
+    # An early end of the first phase left out the second epoch.
+    for epoch, loss in ((0, 3.0), (2, 2.0), (2, 1.0), (3, 0.5)):
+        history.on_epoch_end(epoch, {"loss": loss})
+    history.on_epoch_end(4, {"loss": 0.25, "val_loss": 0.125})
+    rows = runs.read_history(tmp_path)
+    assert [row["epoch"] for row in rows] == [0, 2, 3, 4]
+    assert [row["loss"] for row in rows] == [3, 1, 0.5, 0.25]
+    assert [row.get("val_loss") for row in rows] == [None, None, None, 0.125]
+    assert runs.read_history(tmp_path, before=3) == rows[:2]
+
+
+def test_a_time_limit_ends_all_phases(tmp_path, monkeypatch, capsys):
+    def train(callbacks=()):
+        options = {"max_minutes": 0.5, "callbacks": [Seconds(), *callbacks]}
+        model = make_model()
+        for phase, first, last in (("a", 0, 3), ("b", 3, 9), ("c", 9, 12)):
+            runs.fit(
+                *(model, batches(), batches(), tmp_path, phase),
+                **options,
+                initial_epoch=first,
+                epochs=last,
+            )
+
+    fake_time(monkeypatch)
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_BACKUPS", 1)
+    with pytest.raises(KilledError):
+        train([Killer(in_step=7)])
+    train()
+    rows = runs.read_history(tmp_path)
+    # 6 seconds an epoch; after 28 seconds there is just time for a validation.
+    assert [row["seconds"] for row in rows] == [6, 6, 6, 6, 6]
+    assert "--max-minutes 0.5 is reached in epoch 5\n" in capsys.readouterr().out
+    assert (tmp_path / "model.keras").exists()
+    train()
+    assert runs.read_history(tmp_path) == rows
+    assert runs.finish(tmp_path)["minutes"] == 0.5
+
+
+def test_a_time_limit_ends_an_epoch_early(tmp_path, monkeypatch):
+    fake_time(monkeypatch)
+    long = tf.data.Dataset.from_tensor_slices((X, Y)).batch(1)
+    for _ in range(2):
+        runs.fit(
+            *(make_model(), long, batches(), tmp_path, "only"),
+            epochs=9,
+            max_minutes=0.25,
+            callbacks=[Seconds()],
+        )
+    (row,) = runs.read_history(tmp_path)
+    # Of 32 seconds. Four steps of validation are expected to take four seconds.
+    assert row["seconds"] == 11 + 2
+    assert row["val_loss"] > 0
+    assert (tmp_path / "model.keras").exists()
+
+
+def test_an_interruption_says_where_it_was(tmp_path):
+    class Interrupter(Killer):
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps_left -= 1
+            if self.steps_left == 0:
+                raise KeyboardInterrupt
+
+    says = "stopped; there is no backup yet, so the same command starts again"
+    assert runs.describe_stop(tmp_path / "nowhere") == says
+    for in_step, epoch in ((2, 1), (5, 2)):
+        with pytest.raises(
+            KeyboardInterrupt, match=f"^in epoch {epoch} of 12$"
+        ) as stop:
+            runs.fit(
+                *(make_model(), batches(), batches(), tmp_path, "first"),
+                epochs=3,
+                total_epochs=12,
+                callbacks=[Interrupter(in_step)],
+            )
+    assert runs.describe_stop(tmp_path, *stop.value.args) == (
+        "stopped in epoch 2 of 12; the same command resumes from the backup of epoch 1"
+    )
+
+
+def test_a_run_is_locked(tmp_path):
+    run = tmp_path / "runs/mine"
+    with runs.locked(run):
+        before = set(tmp_path.rglob("*"))
+        with (
+            pytest.raises(BadInput, match=r"^another training uses .*mine; wait"),
+            runs.locked(run),
+        ):
+            pass
+        assert set(tmp_path.rglob("*")) == before
+        runs.start(Config(), run, {})
+    # What was written stays, and the next training may use it.
+    with pytest.raises(KilledError), runs.locked(run):
+        raise KilledError
+    with runs.locked(run):
+        assert runs.load_config(Config, run) == Config()
+
+
+def test_a_run_is_no_file(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(BadInput, match=r"^--run .*file is a file; choose a directory"),
+        runs.locked(tmp_path / "file"),
+    ):
+        pass
+
+
+def test_a_run_in_which_nothing_was_written_is_removed(tmp_path):
+    (tmp_path / "made before").mkdir()
+    for run in ("made before/mine", "made before/deep/mine", "made before"):
+        with pytest.raises(KilledError), runs.locked(tmp_path / run):
+            raise KilledError
+        assert [path.name for path in tmp_path.rglob("*")] == ["made before"]
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Refuses files of more than 2,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_training_resumes_after_the_disk_was_full(tmp_path, capfd):
+    phase = {"phase": "only", "epochs": 2}
+    with pytest.raises(KilledError):
+        runs.fit(
+            *(make_model(), batches(), batches(), tmp_path),
+            **phase,
+            callbacks=[Killer(in_step=5)],
+        )
+    files = [tmp_path / "model.keras", runs.backups(tmp_path)[-1][1]]
+    before = [path.read_bytes() for path in files]
+    with full_disk(), pytest.raises(OSError, match="File too large") as caught:
+        runs.fit(make_model(), batches(), batches(), tmp_path, **phase)
+    assert caught.value.filename == str(files[0])
+    backup = runs.Backup(files[1].parent, clock=None)
+    backup.set_model(make_model())
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        backup.save(runs.Position(2))
+    del caught
+    assert [path.read_bytes() for path in files] == before
+    assert "Traceback" not in capfd.readouterr().err
+    runs.fit(make_model(), batches(), batches(), tmp_path, **phase)
+    assert len(runs.read_history(tmp_path)) == 2
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"good")
+    with (
+        full_disk(),
+        pytest.raises(OSError, match="File too large") as caught,
+        runs.replacing(path) as unfinished,
+    ):
+        unfinished.write_bytes(b"bad" * 1000)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"good"
+    assert os.listdir(tmp_path) == ["model.keras"]

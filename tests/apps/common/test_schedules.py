@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from apps.common.schedules import warm_up_and_decay
+from apps.common.schedules import limit_epochs, warm_up_and_decay
 
 
 def test_the_rate_rises_during_a_tenth_and_falls_along_a_cosine():
@@ -18,3 +18,33 @@ def test_short_trainings_have_a_rate_too(steps):
     rates = [float(warm_up_and_decay(0.4, steps)(step)) for step in range(steps + 2)]
     assert np.isfinite(rates).all()
     assert max(rates) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "max_steps", "epochs", "expected"),
+    [
+        (100, None, [20], [(20, 100)]),
+        (100, 2000, [20], [(20, 100)]),
+        (100, 1999, [20], [(19, 100)]),
+        (100, 150, [20], [(1, 100)]),
+        (100, 99, [20], [(1, 99)]),
+        (100, 1, [20], [(1, 1)]),
+        # All phases are shortened alike.
+        (100, 1100, [2, 20], [(1, 100), (10, 100)]),
+        (100, 110, [2, 20], [(1, 10), (1, 100)]),
+        (1000, 110, [2, 20], [(1, 10), (1, 100)]),
+    ],
+)
+def test_large_data_sets_get_fewer_epochs(
+    steps_per_epoch, max_steps, epochs, expected, capsys
+):
+    lengths = limit_epochs(steps_per_epoch, max_steps, *epochs)
+    assert lengths == expected
+    steps = sum(length.steps for length in lengths)
+    assert max_steps is None or steps <= max_steps
+    is_limited = steps < steps_per_epoch * sum(epochs)
+    assert (f"--max-steps is {max_steps}" in capsys.readouterr().out) == is_limited
+
+
+def test_a_phase_that_is_skipped_stays_so():
+    assert [length.epochs for length in limit_epochs(100, 300, 0, 6, 0)] == [0, 3, 0]
