@@ -10,9 +10,9 @@ demo: .venv/demo
 	rm -rf $(DEMO)
 	$(APP) train digits --run $(DEMO)/digits
 	$(APP) evaluate --model $(DEMO)/digits
-	$(APP) export --run $(DEMO)/digits --to $(DEMO)/saved_models/image_classification
+	$(APP) export --run $(DEMO)/digits
 	$(APP) predict --explain --model $(DEMO)/digits --figure $(DEMO)/predictions.png
-	@echo "card: $(DEMO)/saved_models/image_classification/card.md"
+	@echo "card: $(DEMO)/digits/export/card.md"
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup

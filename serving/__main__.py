@@ -14,8 +14,29 @@ from typing import NoReturn
 IMAGE = "tensorflow/serving:latest"
 
 
+BROKEN_PIPE_STATUS = 141  # As the shell reports a program that SIGPIPE ended.
+
+
 def main() -> NoReturn:
-    """Replaces this process with the model server."""
+    """Replaces this process with the model server, or says why it cannot."""
+    try:
+        try:
+            start()
+        finally:
+            print(end="", flush=True)
+    except OSError as error:
+        # What cannot be written is dropped; the interpreter would try once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(BROKEN_PIPE_STATUS)
+        stop(
+            f"{error.filename or 'standard output'}: {error.strerror}; check that the "
+            "file is there and its permissions"
+        )
+
+
+def start() -> NoReturn:
+    """Reads the flags and becomes the model server."""
     parser = argparse.ArgumentParser(
         prog="python -m serving",
         description="Serves the released models with TensorFlow Serving.",
@@ -37,7 +58,10 @@ def main() -> NoReturn:
         arguments.models.resolve(), arguments.rest_port, arguments.grpc_port
     )
     print(" ".join(command), flush=True)
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, command[0]) from error
 
 
 def server_command(models: Path, rest_port: int, grpc_port: int) -> list[str]:

@@ -2,18 +2,25 @@
 
 import argparse
 import dataclasses
+import functools
 import importlib
+import inspect
 import json
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
+import docstring_parser
 import tyro
 from tyro.conf import arg
 
-from apps.common.errors import BadInput, ExportRefused, closest
+import apps
+from apps.common import noise
+from apps.common.errors import BadInput, closest, reported
 
 # Flags that several verbs or applications share, with their help texts.
 Model = Annotated[
@@ -48,7 +55,17 @@ File = Annotated[
     arg(help="A file with one text per line; `-` reads standard input."),
 ]
 Run = Annotated[Path, arg(help="A run directory, such as `runs/APP/NAME`.")]
-To = Annotated[Path, arg(help="Directory of the served model.")]
+To = Annotated[
+    Path | None,
+    arg(
+        help="Directory of the served model, such as `saved_models/APP`. Defaults to "
+        "`export` in the run."
+    ),
+]
+Replace = Annotated[
+    bool,
+    arg(help="Replace a model of other classes, or of another data set."),
+]
 
 SUBCOMMAND_STYLE = (tyro.conf.OmitArgPrefixes,)
 
@@ -68,34 +85,49 @@ def main(
         package: The application's package, such as `apps.translation`. Its module
             `train` has the function `train(config, run)`.
         own_data: The application's class of configurations; its defaults suit the
-            user's own data.
-        presets: Functions that return a configuration, by name.
+            user's own data. Comments such as `# Training` between its fields begin the
+            groups of flags that `train --help` shows.
+        presets: Functions that return a configuration, by name; the built-in data set
+            first.
         *verbs: The verbs besides `train`; their parameters are the flags. They import
             what they need when they are called, so that `--help` answers at once.
     """
-    # TensorFlow and Keras read these when they are imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if sys.argv[1:2] == ["train"]:
-            _train(package, own_data, presets, sys.argv[2:])
-            return
-        commands = {verb.__name__: verb for verb in verbs}
-        result: Any = tyro.extras.subcommand_cli_from_dict(
-            {"train": train, **commands},
-            prog=f"python -m {package}",
-            config=SUBCOMMAND_STYLE,
-        )
-        if sys.argv[1:2] == ["export"]:
-            print(f"model: {result}")
-            print(f"edge bundle: {result.parent / 'edge'}")
-            print(f"card: {result.parent / 'card.md'}")
-    except (BadInput, ExportRefused) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to resume", file=sys.stderr)
+        with reported():
+            if sys.argv[1:] == ["--version"]:
+                print(apps.version())
+            elif sys.argv[1:2] == ["train"]:
+                _train(package, own_data, presets, sys.argv[2:])
+            else:
+                _run_verb(package, verbs)
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Impatience changes nothing.
+        print(f"\n{stop}" if stop.args else "\nstopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _run_verb(package, verbs):
+    """Runs any verb but `train`."""
+
+    def quiet(verb):
+        @functools.wraps(verb)
+        def run(*arguments, **flags):
+            noise.import_tensorflow()
+            return verb(*arguments, **flags)
+
+        return run
+
+    result = tyro.extras.subcommand_cli_from_dict(
+        {"train": train, **{verb.__name__: quiet(verb) for verb in verbs}},
+        prog=f"python -m {package}",
+        description=f"{sys.modules[package].__doc__} --version shows the version.",
+        config=SUBCOMMAND_STYLE,
+    )
+    if sys.argv[1:2] == ["export"]:
+        print(f"model: {result}")
+        print(f"edge bundle: {result.parent / 'edge'}")
+        print(f"card: {result.parent / 'card.md'}")
 
 
 def print_json(report: Mapping[str, Any]) -> None:
@@ -110,26 +142,76 @@ def train() -> None:
 
 def _train(package, own_data, presets, arguments):
     """Runs `train`, whose defaults depend on the preset and on `--data`."""
-    config, name, arguments = _choose_config(arguments, presets, own_data)
-    runs = Path("runs") / package.rpartition(".")[2]
-
-    def train_model(
-        config: own_data = config,
-        run: Annotated[
-            Path, arg(help="Directory for checkpoints, logs and figures.")
-        ] = runs / name,
-    ):
-        module = importlib.import_module(f"{package}.train")
-        print_summary(module.train(config, run))
-        print(f"run: {run}")
-
-    tyro.cli(
-        train_model,
+    config, name, note, arguments = _choose_config(arguments, presets, own_data)
+    chosen = tyro.cli(
+        _flags_class(config, Path("runs") / package.rpartition(".")[2] / name),
         prog=f"python -m {package} train [PRESET]",
-        description=_describe_train(presets, name),
+        description=_describe_train(own_data, presets, note),
         args=arguments,
         config=SUBCOMMAND_STYLE,
     )
+    values = {k: v for group in vars(chosen).values() for k, v in vars(group).items()}
+    run = values.pop("run")
+    config = dataclasses.replace(config, **values)
+    noise.import_tensorflow()
+    module = importlib.import_module(f"{package}.train")
+    runs = importlib.import_module("apps.common.runs")
+    try:
+        with runs.locked(run):
+            print_summary(module.train(config, run))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(runs.describe_stop(run, *stop.args)) from None
+    print(f"run: {run}")
+
+
+def _flags_class(config, run):
+    """Returns a class of dataclasses, one for each group of the flags of `train`.
+
+    The groups are those of the settings, and `output`.
+
+    Args:
+        config: Gives the settings and their defaults.
+        run: The default of `--run`.
+    """
+    settings = type(config)
+    hints = get_type_hints(settings, include_extras=True)
+    documented = docstring_parser.parse_from_object(settings).params
+    texts = {each.arg_name: " ".join(each.description.split()) for each in documented}
+    groups = {}
+    for name, group in _setting_groups(settings).items():
+        hint = Annotated[hints[name], arg(help=texts[name])]
+        default = dataclasses.field(default=getattr(config, name))
+        groups.setdefault(group, []).append((name, hint, default))
+    help_of_run = arg(help="Directory for checkpoints, logs and figures.")
+    groups["output"] = [
+        ("run", Annotated[Path, help_of_run], dataclasses.field(default=run))
+    ]
+    classes = {
+        name: dataclasses.make_dataclass(name, fields)
+        for name, fields in groups.items()
+    }
+    return dataclasses.make_dataclass(
+        "Flags",
+        [
+            (name, made, dataclasses.field(default_factory=made))
+            for name, made in classes.items()
+        ],
+    )
+
+
+def _setting_groups(settings):
+    """Returns the group of each setting.
+
+    A comment such as `# Training` between the settings begins a group.
+    """
+    names = {field.name for field in dataclasses.fields(settings)}
+    groups, group = {}, "settings"
+    for line in inspect.getsource(settings).splitlines():
+        if comment := re.fullmatch(r" +# (\w+)", line):
+            group = comment[1].lower()
+        elif (setting := re.match(r" +(\w+): ", line)) and setting[1] in names:
+            groups[setting[1]] = group
+    return groups
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
@@ -151,23 +233,35 @@ def print_summary(summary: Mapping[str, Any]) -> None:
 
 
 def _choose_config(arguments, presets, own_data):
-    """Returns the configuration, a name for its run, and the remaining arguments."""
+    """Chooses the defaults of `train`.
+
+    Returns:
+        The configuration, a name for its run, a sentence about the defaults, and the
+        arguments that remain.
+    """
     data_flag = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     data_flag.add_argument("--data")
-    data = data_flag.parse_known_args(arguments)[0].data
-    run_name = data and _run_name(data)
+    flags, arguments = data_flag.parse_known_args(arguments)
+    data = flags.data
+    preset = next(iter(presets))
+    if data is not None:
+        run_name = _run_name(data)
+        if data != presets[preset]().data and Path(data).exists():
+            data = os.path.abspath(data)
     if arguments and not arguments[0].startswith("-"):
         preset, *arguments = arguments
         if preset not in presets:
             raise BadInput(f"there is no preset '{preset}'{closest(preset, presets)}")
-        config = presets[preset]()
-        if data:  # A preset's licence is that of its own data.
-            config = dataclasses.replace(config, data_licence="not stated")
-        return config, run_name or preset, arguments
-    if data:
-        return own_data(data), run_name, arguments
-    preset = next(iter(presets))
-    return presets[preset](), preset, arguments
+    elif data is not None:
+        note = "The defaults shown are those for your own data."
+        return own_data(data), run_name, note, arguments
+    config, note = presets[preset](), f"The defaults shown are those of {preset}."
+    if data is None:
+        note += " Add --data to see those for your own data."
+        return config, preset, note, arguments
+    # A preset's licence is that of its own data.
+    config = dataclasses.replace(config, data=data, data_licence="not stated")
+    return config, run_name, note, arguments
 
 
 def _run_name(data):
@@ -178,10 +272,11 @@ def _run_name(data):
     return path.name.split(".")[0] if path.is_file() else path.name
 
 
-def _describe_train(presets, name):
+def _describe_train(own_data, presets, note):
     """Returns the description that `train --help` shows."""
     lines = [
-        train.__doc__,
+        inspect.getdoc(own_data).splitlines()[0],
+        "The same command resumes an interrupted training.",
         "",
         "Presets:",
         *(
@@ -189,6 +284,6 @@ def _describe_train(presets, name):
             for preset, make in presets.items()
         ),
         "",
-        f"The run is {name} unless --run names another.",
+        note,
     ]
     return "\n".join(lines)

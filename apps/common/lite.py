@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from apps.common import saved_models
+from apps.common import noise, saved_models
 from apps.common.errors import ExportRefused, first_line
 
 # Variants of a model, the leanest last.
@@ -115,8 +115,11 @@ def convert(
         if variant == "int8" and calibration:
             converter.representative_dataset = lambda: iter(calibration())
         try:
-            with warnings.catch_warnings(action="ignore"):  # The converter's own.
+            # The converter warns, and prints what it does.
+            with warnings.catch_warnings(action="ignore"), noise.hidden():
                 content = converter.convert()
+        except OSError:  # The disk may be full.
+            raise
         except Exception as error:  # The converter raises many kinds.
             raise ExportRefused(
                 f"TensorFlow Lite cannot express the {variant} model: "

@@ -2,7 +2,8 @@
 
 saved_models/<app>/
 ├── 1/                a SavedModel; the number is its version
-├── edge/             what a device needs: model.tflite and the program that runs it
+├── edge/             what a device needs: model.tflite and the program that runs it;
+│                     the variant in model.tflite has its own name too, as a link
 ├── card.md           the measurements of the files beside it
 ├── card.json         the same for programs; every version keeps its own
 └── held_out.json     the ids of the examples that the training held out
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from apps.common import lite, runs, saved_models
+from apps.common import baselines, datasets, lite, runs, saved_models
 from apps.common.errors import BadInput, ExportRefused
 from apps.common.lite import Bundle
 from apps.common.predictors import Predictor
@@ -100,6 +101,7 @@ def release(
     bundle: Bundle,
     exam: Exam,
     card: Card,
+    replace: bool = False,
     more: Callable[[Path, Path], Sequence[Row]] | None = None,
 ) -> Path:
     """Publishes a run as the next version of a served model, with an edge bundle.
@@ -116,21 +118,25 @@ def release(
         bundle: The edge bundle.
         exam: How engines are measured.
         card: The texts of the card.
+        replace: Whether the model may replace one of other classes or other data.
         more: Measures further engines, given the SavedModel and the bundle.
 
     Returns:
         The directory of the version.
 
     Raises:
-        BadInput: Another export is writing to the same directory.
+        BadInput: Another export is writing to the same directory, or another model is
+            served from it.
         ExportRefused: An engine broke a bound, or no variant is good enough.
     """
     variants = list(dict.fromkeys(variants))
+    if not replace:
+        check_same_task(to, card)
     with staging(to) as stage:
         version = next_version(to)
         saved_model, edge = stage / version, stage / "edge"
         saved_models.save(served, saved_model)
-        saved_models.write_warm_up(saved_model, to.name, served)
+        saved_models.write_warm_up(saved_model, application(card), served)
         operations = lite.write_bundle(bundle, edge, variants)
         rows = measure_engines(engines(run, saved_model, edge, variants), exam)
         check_bounds(rows, exam)
@@ -140,6 +146,27 @@ def release(
         write_card(stage, card, run, rows, recommended, operations[recommended])
         publish(stage, to, version, runs.read_held_out(run))
     return to / version
+
+
+def check_same_task(directory: Path, card: Card) -> None:
+    """Checks that a directory serves no model of other classes or of other data.
+
+    Its clients would get other answers.
+
+    Raises:
+        BadInput: It does.
+    """
+    if not (directory / "card.json").exists():
+        return
+    served = json.loads((directory / "card.json").read_text())
+    data = served["config"]["data"]
+    if served["name"] == card.name and datasets.is_same(data, card.config.data):
+        return
+    raise BadInput(
+        f"{directory} serves '{served['name']}', trained on {data}, and this is "
+        f"'{card.name}', trained on {card.config.data}; pass another directory as "
+        "--to, or add --replace"
+    )
 
 
 @contextmanager
@@ -266,6 +293,8 @@ def recommend(
 ) -> str:
     """Renames the leanest good variant to `model.tflite`, and removes bad ones.
 
+    A link with the variant's own name leads to it.
+
     `int8` is the leanest: it runs on every accelerator. `dynamic_range` is as small but
     computes in floats.
 
@@ -297,6 +326,7 @@ def recommend(
         file = bundle / f"{variant}.tflite"
         if variant == recommended:
             file.rename(bundle / "model.tflite")
+            file.symlink_to("model.tflite")
         elif variant not in good:
             file.unlink()
     return recommended
@@ -316,12 +346,15 @@ def latency_ms(
 
 
 def size_mb(paths: Sequence[Path]) -> float:
-    """Returns the size of files, and of all files in directories, in 10⁶ bytes."""
+    """Returns the size of files, and of all files in directories, in 10⁶ bytes.
+
+    Links in directories are left out.
+    """
     files = [
         file
         for path in paths
-        for file in (path.rglob("*") if path.is_dir() else [path])
-        if file.is_file()
+        for file in (path.rglob("*") if path.is_dir() else [path.resolve()])
+        if file.is_file() and not file.is_symlink()
     ]
     return round(sum(file.stat().st_size for file in files) / 1e6, 2)
 
@@ -344,13 +377,14 @@ def write_card(
         recommended: The recommended variant.
         operations: The number of its operations of each kind.
     """
-    application = type(card.config).__module__.rpartition(".")[0]
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
+    baseline = baselines.read(str(run))
     facts = {
         "Signatures": card.signatures,
         "Training": training_facts(run, card),
+        **({"Baseline": baseline_facts(baseline, card)} if baseline else {}),
         **card.facts,
-        "Data and licence": f"`{card.config.data}`: {card.config.data_licence}.",
+        "Data and licence": f"`{data_name(card.config)}`: {card.config.data_licence}.",
         "Operations of the recommended model": ", ".join(
             f"{name} {count}" for name, count in sorted(operations.items())
         ),
@@ -358,14 +392,17 @@ def write_card(
     content: dict[str, Any] = {
         "name": card.name,
         "description": (
-            f"{card.description} Every row was scored by `python -m {application} "
-            f"evaluate` on the same {card.num_examples['test']} test {card.unit}. They "
-            "took no part in training or in the choice of the epoch."
+            f"{card.description} Every row was scored by `python -m "
+            f"apps.{application(card)} evaluate` on the same "
+            f"{card.num_examples['test']} test {card.unit}. They took no part in "
+            "training or in the choice of the epoch."
         ),
         "engines": list(rows),
+        "baseline": baseline,
         "recommended": (
-            f"Recommended on a device: {recommended}, as `edge/model.tflite`. It is "
-            f"the leanest variant {card.recommendation}."
+            f"Recommended on a device: {recommended}, as `edge/model.tflite`; "
+            f"`edge/{recommended}.tflite` is a link to it. It is the leanest variant "
+            f"{card.recommendation}."
         ),
         "facts": facts,
         "operations": operations,
@@ -396,7 +433,8 @@ def write_card(
     ]
     for heading, text in facts.items():
         lines += ["", f"## {heading}", "", text]
-    settings = json.dumps(content["config"], indent=2, ensure_ascii=False)
+    shown = {**content["config"], "data": data_name(card.config)}
+    settings = json.dumps(shown, indent=2, ensure_ascii=False)
     lines += ["", "## Configuration", "", "```json", settings, "```", ""]
     (stage / "card.md").write_text("\n".join(lines))
 
@@ -421,8 +459,29 @@ def training_facts(run: Path, card: Card) -> str:
     )
 
 
+def baseline_facts(baseline: Mapping[str, Any], card: Card) -> str:
+    """Returns the scores of the baseline, in a sentence."""
+    return (
+        f"On the same {card.num_examples['test']} test {card.unit}: "
+        f"{baselines.describe(baseline, 'test')}."
+    )
+
+
+def application(card: Card) -> str:
+    """Returns the name of the application whose model a card describes."""
+    return type(card.config).__module__.split(".")[-2]
+
+
+def data_name(config: Any) -> str:
+    """Returns what a card calls the data: the last name of an absolute path."""
+    path = Path(config.data)
+    return path.name if path.is_absolute() else config.data
+
+
 def card_config(config: Any, files_setting: str) -> dict[str, Any]:
-    """Returns the settings for a card, without the folders of this machine.
+    """Returns the settings for a card, without the folders of pretrained files.
+
+    The path of the data stays, so that `evaluate` finds it.
 
     Args:
         config: The configuration.

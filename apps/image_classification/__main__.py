@@ -45,7 +45,7 @@ def predict(
         inputs: Image files: JPEG, PNG, BMP or GIF, of any size. Defaults to a few test
             images of the data that the model was trained on.
         top: Number of classes to show for each image.
-        explain: Draw a Grad-CAM heat map over each image; needs a run.
+        explain: Draw each image beside its Grad-CAM heat map; needs a run.
     """
     from apps.image_classification.predict import predict
 
@@ -54,8 +54,9 @@ def predict(
 
 def export(
     run: cli.Run,
-    to: cli.To = Path("saved_models/image_classification"),
+    to: cli.To = None,
     variants: tuple[Variant, ...] = ("float32", "dynamic_range", "int8"),
+    replace: cli.Replace = False,
 ):
     """Publish a run: a SavedModel version, an edge bundle and their card.
 
@@ -64,7 +65,7 @@ def export(
     """
     from apps.image_classification.export import export
 
-    return export(run, to, variants)
+    return export(run, to or run / "export", variants, replace)
 
 
 if __name__ == "__main__":

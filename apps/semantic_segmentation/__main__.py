@@ -81,10 +81,11 @@ def predict(
 
 def export(
     run: cli.Run,
-    to: cli.To = Path("saved_models/semantic_segmentation"),
+    to: cli.To = None,
     variants: tuple[Variant, ...] = ("float32", "dynamic_range", "int8"),
     crf: bool = True,
     image_size: ImageSize = None,
+    replace: cli.Replace = False,
 ):
     """Publish a run: a SavedModel version, an edge bundle and their card.
 
@@ -94,7 +95,7 @@ def export(
     """
     from apps.semantic_segmentation.export import export
 
-    return export(run, to, variants, crf, image_size)
+    return export(run, to or run / "export", variants, crf, image_size, replace)
 
 
 if __name__ == "__main__":

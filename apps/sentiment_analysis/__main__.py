@@ -24,8 +24,8 @@ def evaluate(
     """Score a model: macro recall, accuracy, F1, confusion matrix, calibration.
 
     Args:
-        data: As for `train`; a single file is scored whole. Defaults to what the model
-            was trained on.
+        data: As for `train`; data without splits is scored whole. Defaults to what the
+            model was trained on.
         text_column: The column of the texts. Defaults to that of the training.
         label_column: The column of the class names. Defaults to that of the training.
     """
@@ -56,8 +56,9 @@ def predict(
 
 def export(
     run: cli.Run,
-    to: cli.To = Path("saved_models/sentiment_analysis"),
+    to: cli.To = None,
     variants: tuple[Variant, ...] = ("float32", "dynamic_range"),
+    replace: cli.Replace = False,
 ):
     """Publish a run: a SavedModel version, an edge bundle and their card.
 
@@ -66,7 +67,7 @@ def export(
     """
     from apps.sentiment_analysis.export import export
 
-    return export(run, to, variants)
+    return export(run, to or run / "export", variants, replace)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ def evaluate(
     """Score a model: BLEU, chrF and speed, greedy and by beam search, by length.
 
     Args:
-        data: As for `train`; a single file is scored whole. Defaults to what the model
-            was trained on.
+        data: As for `train`; data without splits is scored whole. Defaults to what the
+            model was trained on.
         split: Which part of the data to score: `test`, `train`, `validation`, another
             file of the folder such as `test_2017_flickr`, or `all`.
         target_data: Text file with the translations, if `data` is a text file.
@@ -62,8 +62,9 @@ def predict(
 
 def export(
     run: cli.Run,
-    to: cli.To = Path("saved_models/translation"),
+    to: cli.To = None,
     variants: tuple[Variant, ...] = ("float32", "float16", "dynamic_range"),
+    replace: cli.Replace = False,
 ):
     """Publish a run: a SavedModel version, an edge bundle and their card.
 
@@ -72,7 +73,7 @@ def export(
     """
     from apps.translation.export import export
 
-    return export(run, to, variants)
+    return export(run, to or run / "export", variants, replace)
 
 
 if __name__ == "__main__":

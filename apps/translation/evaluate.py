@@ -68,7 +68,8 @@ def evaluate(
     report = summarize(scores, config.target_column)
     print_report(report)
 
-    folder = figures_folder or runs.evaluation_folder(model, "translation")
+    other_data = config.data if is_other_data else None
+    folder = figures_folder or runs.evaluation_folder(model, "translation", other_data)
     draw(scores["beam"], report, predictors["beam"], folder)
     print(f"figures: {folder}")
     return report

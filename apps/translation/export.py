@@ -22,7 +22,7 @@ from apps.translation.tokenizer import END
 MAX_CHANGED_TRANSLATIONS = 0.02
 
 
-def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
+def export(run: Path, to: Path, variants: Sequence[str], replace: bool = False) -> Path:
     """Publishes a run, as `release` describes it.
 
     The arguments are the flags of the command, described in `__main__.py`.
@@ -31,7 +31,7 @@ def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
         The directory of the version.
 
     Raises:
-        BadInput: The run has no finished training.
+        BadInput: The run has no finished training, or another model is served there.
         ExportRefused: The exported model does not answer as the trained one does.
     """
     runs.require_finished(run)
@@ -46,6 +46,7 @@ def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
         bundle(translator),
         exam(splits["test"], config.target_column),
         card(config, translator, splits),
+        replace,
     )
 
 

@@ -99,3 +99,37 @@ def test_a_folder_without_models_is_named(start, tmp_path):
     _, errors = server.communicate()
     assert server.returncode == 2
     assert f"--models {tmp_path} holds no models.config" in errors
+
+
+def test_a_server_that_cannot_run_is_named(start, models):
+    server = start("docker", models=models, script="#!/nowhere\n")
+    _, errors = server.communicate()
+    assert server.returncode == 2
+    assert errors.startswith("error: docker: No such file or directory; check")
+    assert "Traceback" not in errors
+
+
+def help_written_to(stdout):
+    return subprocess.run(
+        [sys.executable, "-m", "serving", "--help"],
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_closed_pipe_ends_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        done = help_written_to(pipe)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_output_that_cannot_be_written_is_refused():
+    with open("/dev/full", "w") as full:
+        done = help_written_to(full)
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("error: standard output: No space left on device; check")

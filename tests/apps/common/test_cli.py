@@ -1,4 +1,9 @@
+import dataclasses
+import errno
 import json
+import re
+import signal
+import subprocess
 import sys
 import types
 from dataclasses import dataclass
@@ -15,10 +20,14 @@ from apps.common.ranges import Count, check_ranges
 class Config:
     """Settings."""
 
+    # Data
     data: str
-    """Where the data is."""
+    """Where the data
+    is."""
     data_licence: str = "not stated"
     """Whose data it is."""
+
+    # Training
     epochs: Count = 1
     """Passes over the data."""
 
@@ -45,12 +54,14 @@ def evaluate(model: cli.Model, split: cli.Split = "test", json: cli.Json = False
         raise BadInput("there is no missing")
     if model == "slow":
         raise KeyboardInterrupt
+    if model == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "a.png")
     raise ExportRefused("too bad")
 
 
-def export(run: cli.Run, to: cli.To = Path("saved_models/example")):
+def export(run: cli.Run, to: cli.To = None):
     """Publish something."""
-    return to / "7"
+    return (to or run / "export") / "7"
 
 
 SUMMARY = {
@@ -61,6 +72,8 @@ SUMMARY = {
     "minutes": 1.5,
 }
 THIS_FILE = __file__
+ROOT = Path(__file__).parents[3]
+HERE = "HERE"  # Stands for the working directory.
 
 
 @pytest.fixture
@@ -72,7 +85,9 @@ def trained(monkeypatch):
         calls.append((config, run))
         return SUMMARY
 
+    package = types.SimpleNamespace(__doc__="An example.")
     module = types.SimpleNamespace(train=train)
+    monkeypatch.setitem(sys.modules, "shop.example", package)
     monkeypatch.setitem(sys.modules, "shop.example.train", module)
     return calls
 
@@ -84,7 +99,12 @@ def command(trained, monkeypatch):
         presets = {"tiny": tiny, "large": large}
         cli.main("shop.example", Config, presets, evaluate, export)
 
-    return run
+    handlers = {
+        each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +125,22 @@ def command(trained, monkeypatch):
         (["tiny", "--data", "x"], Config("x"), "runs/example/x"),
         (["large", "--data", "x"], Config("x", epochs=9), "runs/example/x"),
         (["--run", "here"], Config("tiny"), "here"),
+        # Paths are absolute, so that the model finds its data from anywhere.
+        (["--data", "here.csv"], Config(f"{HERE}/here.csv"), "runs/example/here"),
+        (["--data=../here/."], Config(HERE), "runs/example/here"),
+        (["tiny", "--data=."], Config(HERE), "runs/example/here"),
+        # The built-in data set has a name, whatever lies here.
+        (["--data", "tiny"], Config("tiny"), "runs/example/tiny"),
     ],
 )
 def test_train_starts_from_a_preset_or_the_defaults(
-    command, trained, arguments, config, run
+    command, trained, arguments, config, run, tmp_path, monkeypatch
 ):
+    here = tmp_path / "here"
+    (here / "tiny").mkdir(parents=True)
+    (here / "here.csv").touch()
+    monkeypatch.chdir(here)
+    config = dataclasses.replace(config, data=config.data.replace(HERE, str(here)))
     command("train", *arguments)
     assert trained == [(config, Path(run))]
 
@@ -131,9 +162,9 @@ def test_the_summary_of_a_training_without_validation(capsys):
 def test_export_prints_what_it_published(command, capsys):
     command("export", "--run", "x")
     assert capsys.readouterr().out.splitlines() == [
-        "model: saved_models/example/7",
-        "edge bundle: saved_models/example/edge",
-        "card: saved_models/example/card.md",
+        "model: x/export/7",
+        "edge bundle: x/export/edge",
+        "card: x/export/card.md",
     ]
 
 
@@ -149,18 +180,37 @@ def test_help_of_train_shows_settings_defaults_and_presets(command, capsys):
     for expected in (
         "python -m shop.example train [PRESET]",
         "Passes over the data. (default: 9)",
-        "--data",
-        "Directory for checkpoints, logs and figures.",
+        "Settings.",
+        "Where the data is. (default: data/large)",
+        "Directory for checkpoints, logs and figures. (default: runs/example/large)",
         "tiny: A tiny data set.",
         "large: A large data set.",
-        "The run is large unless",
+        "The defaults shown are those of large. Add --data to see those for your own",
     ):
         assert expected in text
+    groups = re.findall(r"(\w+) options", text)
+    assert groups == ["data", "training", "output"]
+
+
+def test_help_of_train_shows_the_defaults_for_own_data(command, capsys):
+    text = help_of(command, capsys, "train", "--data", "mine")
+    assert "The defaults shown are those for your own data." in text
+    assert "Where the data is. (default: mine)" in text
+    assert "Passes over the data. (default: 1)" in text
+    text = help_of(command, capsys, "train", "large", "--data", "mine")
+    assert "The defaults shown are those of large." in text
+    assert "Add --data" not in text
+    assert "Passes over the data. (default: 9)" in text
+
+
+def test_the_version(command, capsys):
+    command("--version")
+    assert re.fullmatch(r"keras-apps \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_help_lists_the_verbs_and_their_flags(command, capsys):
     text = help_of(command, capsys)
-    for expected in ("train", "Train a model", "evaluate", "Score something."):
+    for expected in ("An example.", "--version", "Train a model", "Score something."):
         assert expected in text
     text = help_of(command, capsys, "evaluate")
     for expected in ("A run, a version", "{test,train,validation,all}", "as one JSON"):
@@ -181,7 +231,8 @@ def test_help_lists_the_verbs_and_their_flags(command, capsys):
         ),
         (["evaluate", "--model", "missing"], 2, "error: there is no missing\n"),
         (["evaluate", "--model", "x"], 1, "error: too bad\n"),
-        (["evaluate", "--model", "slow"], 130, "run the same command again to resume"),
+        (["evaluate", "--model", "full"], 2, "error: a.png: No space left on device; "),
+        (["evaluate", "--model", "slow"], 130, "\nstopped\n"),
         (["evaluate", "--model", "x", "--split", "tests"], 2, "--split"),
         (["evaluat"], 2, "evaluate"),
     ],
@@ -198,6 +249,24 @@ def test_mistakes_end_with_a_status_and_a_remedy(
     assert not trained
 
 
+def test_a_stopped_training_says_from_where_it_resumes(
+    command, trained, capsys, tmp_path, monkeypatch
+):
+    def train(config, run):
+        (run / "backup").mkdir()
+        (run / "backup/epoch_2_step_40_seconds_30.keras").touch()
+        raise KeyboardInterrupt("in epoch 3 of 9")
+
+    monkeypatch.setattr(sys.modules["shop.example.train"], "train", train)
+    with pytest.raises(SystemExit) as stop:
+        command("train", "--run", str(tmp_path / "run"))
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == (
+        "\nstopped in epoch 3 of 9; the same command resumes from the backup of "
+        "step 40 of epoch 3\n"
+    )
+
+
 def test_a_report_is_one_line_of_json(capsys):
     report = {"accuracy": 0.5, "classes": {"schön": {"examples": 3}}}
     cli.print_json(report)
@@ -205,3 +274,23 @@ def test_a_report_is_one_line_of_json(capsys):
     assert out.count("\n") == 1
     assert "schön" in out
     assert json.loads(out) == report
+
+
+def test_the_list_of_the_applications():
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "apps", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        assert not done.stderr
+        return done.stdout
+
+    text = run()
+    for path in (ROOT / "apps").glob("*/__main__.py"):
+        assert f"{path.parent.name} " in text
+    assert "Sentiment analysis with LSTMs and attention." in text
+    assert "python -m apps.NAME train --data" in text
+    assert run("--version").startswith("keras-apps ")

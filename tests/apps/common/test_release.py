@@ -1,7 +1,9 @@
 import json
 import os
+import re
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -86,7 +88,9 @@ def publish(run, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
-    def publish(exam=EXAM, variants=("float32",), config=None, **options):
+    def publish(
+        exam=EXAM, variants=("float32",), config=None, name="A model", **options
+    ):
         return release.release(
             run,
             tmp_path / "models",
@@ -105,7 +109,7 @@ def publish(run, tmp_path):
             ),
             exam,
             Card(
-                name="A model",
+                name=name,
                 description="It doubles.",
                 unit="numbers",
                 recommendation="within 1 point",
@@ -141,11 +145,13 @@ def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys)
         "card.md",
         "edge/dynamic_range.tflite",
         "edge/float32.tflite",
+        "edge/int8.tflite",
         "edge/model.tflite",
         "edge/requirements.txt",
         "edge/run.py",
         "held_out.json",
     }
+    assert (models / "edge/int8.tflite").readlink() == Path("model.tflite")
     assert json.loads(found["held_out.json"]) == HELD_OUT
     for name in ("card.json", "held_out.json"):
         assert found[f"1/assets.extra/{name}"] == found[name]
@@ -170,7 +176,8 @@ def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys)
         "on the same 6 test numbers.",
         "| engine | accuracy | max difference | size MB | latency ms |",
         "| SavedModel | 0.9 | ",
-        "It is the leanest variant within 1 point.",
+        "int8, as `edge/model.tflite`; `edge/int8.tflite` is a link to it. It is the "
+        "leanest variant within 1 point.",
         "## More\n\nA further paragraph.\n",
         "`data/mine`: ours.",
         "QUANTIZE 1",
@@ -182,10 +189,13 @@ def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys)
     assert [line.split(",")[0] for line in printed] == [f"engine {e}" for e in engines]
 
 
-def test_an_earlier_version_keeps_its_own_settings(publish, tmp_path):
+def test_an_earlier_version_keeps_its_own_settings(publish, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "newer"):
+        (tmp_path / "data" / name).mkdir(parents=True)
     publish()
     before = files(tmp_path / "models/1")
-    assert publish(config=Config(data="data/newer")).name == "2"
+    assert publish(config=Config(data="data/newer"), replace=True).name == "2"
     assert files(tmp_path / "models/1") == before
 
     def data_of(model):
@@ -220,7 +230,7 @@ def test_an_export_that_breaks_a_bound_publishes_nothing(exam, publish, tmp_path
     publish()
     before = files(tmp_path / "models")
     with pytest.raises(ExportRefused):
-        publish(exam, config=Config(data="data/newer"))
+        publish(exam, config=Config(data="data/newer"), replace=True)
     assert files(tmp_path / "models") == before
     assert not (tmp_path / "models/.export").exists()
 
@@ -234,6 +244,33 @@ def test_further_engines_are_measured_after_the_variants(publish, tmp_path):
     publish(more=more)
     card = json.loads((tmp_path / "models/card.json").read_text())
     assert [row["engine"] for row in card["engines"]][-1] == "both"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"config": Config(data="data/newer")}, {"name": "A model of cats"}],
+    ids=["data", "classes"],
+)
+def test_another_model_is_replaced_only_on_demand(other, publish, tmp_path):
+    publish()
+    before = files(tmp_path / "models")
+    config = other.get("config", Config())
+    says = (
+        f"{tmp_path}/models serves 'A model', trained on data/mine, and this is "
+        f"'{other.get('name', 'A model')}', trained on {config.data}; pass another "
+        "directory as --to, or add --replace"
+    )
+    with pytest.raises(BadInput, match=f"^{re.escape(says)}$"):
+        publish(**other)
+    assert files(tmp_path / "models") == before
+    assert publish(**other, replace=True).name == "2"
+    assert publish(**other).name == "3"
+
+
+def test_the_same_data_may_have_another_path(publish, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    publish()
+    assert publish(config=Config(data=f"{tmp_path}/data/mine")).name == "2"
 
 
 def row(engine, **measurements):
@@ -281,14 +318,14 @@ def test_a_variant_may_lose_a_little(value, reference, higher_is_better, expecte
         (
             {"float32": 0.9, "dynamic_range": 0.9, "int8": 0.891},
             "int8",
-            {"float32", "dynamic_range", "model: int8"},
+            {"float32", "dynamic_range", "model: int8", "int8"},
         ),
         (
             {"int8": 0.7, "float32": 0.9, "float16": 0.9, "dynamic_range": 0.893},
             "dynamic_range",
-            {"float32", "float16", "model: dynamic_range"},
+            {"float32", "float16", "model: dynamic_range", "dynamic_range"},
         ),
-        ({"int8": 0.895}, "int8", {"model: int8"}),
+        ({"int8": 0.895}, "int8", {"model: int8", "int8"}),
     ],
 )
 def test_the_leanest_good_variant_is_recommended(
@@ -358,6 +395,9 @@ def test_sizes_are_in_millions_of_bytes_and_count_all_files(tmp_path):
     assert release.size_mb([tmp_path]) == 2.0
     assert release.size_mb([tmp_path / "file", tmp_path / "folder"]) == 2.0
     assert release.size_mb([]) == 0
+    (tmp_path / "folder/link").symlink_to("deep/file")
+    assert release.size_mb([tmp_path / "folder"]) == 0.5
+    assert release.size_mb([tmp_path / "folder/link"]) == 0.5
 
 
 def test_the_latency_is_that_of_one_input_after_a_first_call():
@@ -384,6 +424,19 @@ def test_the_facts_of_a_training(run, tmp_path):
     assert release.training_facts(tmp_path, card) == (
         "Trained on 12 texts, seed 3, in 1.5 minutes. The last of 3 epochs was kept."
     )
+
+
+def test_a_card_shows_the_name_of_a_folder_of_data(publish, tmp_path):
+    data = str(tmp_path / "photos")
+    (tmp_path / "photos").mkdir()
+    publish(config=Config(data=data))
+    text = (tmp_path / "models/card.md").read_text()
+    assert "`photos`: ours." in text
+    assert '"data": "photos"' in text
+    assert str(tmp_path) not in text
+    # So that `evaluate` finds it.
+    model = str(tmp_path / "models/1")
+    assert predictors.data_settings(Config, model).config.data == data
 
 
 def test_a_card_shows_no_folders_of_weights():
