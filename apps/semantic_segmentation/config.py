@@ -10,6 +10,7 @@ from apps.common.ranges import (
     CountOrZero,
     Fraction,
     LearningRate,
+    Minutes,
     PartialFraction,
     PositiveNumber,
     Range,
@@ -30,6 +31,7 @@ class Config:
     The defaults suit your own photographs.
     """
 
+    # Data
     data: str
     """A folder of images and masks of the same names: in `images` and `masks`; in
     `train` and `trainannot` (also `val`, `test`); or in `train/images` and
@@ -51,6 +53,7 @@ class Config:
     """Fraction of the training images held out for validation, if these are chosen at
     random."""
 
+    # Images
     image_size: tuple[Pixels, Pixels] = (384, 384)
     """Height and width of the model's input in pixels, multiples of 32. Images are
     resized to fit and padded; each mask has the size of its original image."""
@@ -63,16 +66,20 @@ class Config:
     color: Fraction = 0.3
     """Strength of random brightness, contrast and saturation, from 0 to 1."""
 
+    # Model
     architecture: Literal["deeplab", "fcn"] = "deeplab"
     """`deeplab` is DeepLab v3+, with atrous convolutions; `fcn` is FCN-8s."""
-    backbone: Literal["MobileNetV2", "small_resnet"] = "MobileNetV2"
-    """The encoder. `small_resnet` suits small, simple images."""
+    backbone: str = "MobileNetV2"
+    """The encoder: `MobileNetV2`, `EfficientNetLite0`, `small_resnet` for small, simple
+    images, or `hub:NAME` for a preset of KerasHub with pyramid outputs."""
     weights: str | None = "imagenet"
-    """Initial weights of the backbone: `imagenet` (downloaded once), the path of a
-    weights file without the top, or None for random weights."""
+    """Initial weights of the backbone: `imagenet`, the path of a weights file without
+    the top, or of a folder that holds it under Keras' name, or None for random
+    weights. `imagenet` is downloaded once; `EfficientNetLite0` has it installed."""
     dropout: Rate = 0.1
     """Dropout rate before the decoder."""
 
+    # Training
     head_epochs: CountOrZero = 3
     """Epochs of the first phase, which trains the decoder on a frozen backbone. It is
     skipped without pretrained weights."""
@@ -85,6 +92,12 @@ class Config:
     """Epochs of a third phase, which trains the network and the CRF end to end."""
     patience: Count | None = None
     """Epochs without a better validation mean IoU after which a phase ends early."""
+    max_steps: Count | None = 6_000
+    """Largest number of training steps, of all phases together; large data sets get
+    fewer epochs, or a part of one."""
+    max_minutes: Minutes | None = None
+    """Minutes after which the training ends with its best model, those before an
+    interruption included. Reading the data does not count."""
     batch_size: Count = 8
     """Images per training step."""
     head_learning_rate: LearningRate = 2e-3
@@ -100,6 +113,7 @@ class Config:
     """Exponent of the class weights: each pixel is weighted by the frequency of its
     class to the power of minus this. 0 weights all pixels equally, 1 all classes."""
 
+    # CRF
     iterations: Annotated[int, Range(1, 100)] = 5
     """Mean-field iterations of the CRF."""
     appearance_weight: Weight = 4.0
@@ -119,6 +133,7 @@ class Config:
     """`potts`: each class supports only itself. `learned`: the third phase trains how
     much each class supports each other class."""
 
+    # Training
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """Dtype policy of the training. The mixed ones are faster on GPUs. Exported models
     compute in float32."""
@@ -229,6 +244,7 @@ def camvid():
         crop=(288, 352),
         head_epochs=2,
         epochs=60,
+        max_steps=None,
         batch_size=4,
         class_balance=0.25,
         position_sigma=20.0,
