@@ -15,10 +15,13 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 from sklearn.metrics import ConfusionMatrixDisplay
 
+from apps.common import images, runs
+
 THUMBNAIL_PIXELS = 320
 MAX_EXAMPLES = 60
 MAX_TOKENS = 200
 MAX_ALIGNED_TOKENS = 40
+MAX_TITLE_LETTERS = 26  # In each line above an image of a grid.
 
 
 def class_colors(given: Sequence[str | None]) -> np.ndarray:
@@ -55,7 +58,8 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     for axis, name in zip(axes[0], metrics, strict=True):
         for column, label in ((name, "training"), (f"val_{name}", "validation")):
             if column in history[0]:
-                axis.plot(epochs, [row[column] for row in history], ".-", label=label)
+                values = [row.get(column, np.nan) for row in history]
+                axis.plot(epochs, values, ".-", label=label)
         axis.set(title=name, xlabel="epoch")
         axis.grid(alpha=0.3)
         axis.legend()
@@ -231,33 +235,37 @@ def draw_grid(
 
     Args:
         encoded_images: The encoded images; the first 60 are drawn.
-        titles: One title for each image; it may have several lines.
+        titles: One title for each image; it may have several lines. Long lines lose
+            their middle.
         path: The PNG file to write.
-        heat_maps: Optional maps, float32 `(rows, columns)` from 0 to 1, drawn over the
-            images; 1 is yellow.
-        columns: Images per row.
+        heat_maps: Optional maps, float32 `(rows, columns)` from 0 to 1. Each image is
+            drawn twice, plain and with its map; 1 is yellow.
+        columns: Drawings per row; an even number if there are heat maps.
     """
-    encoded_images = encoded_images[:MAX_EXAMPLES]
-    columns = min(columns, max(len(encoded_images), 1))
-    rows = -(-max(len(encoded_images), 1) // columns)
+    drawings: list[tuple[np.ndarray, np.ndarray | None, str]] = []
+    for i, encoded in enumerate(encoded_images[:MAX_EXAMPLES]):
+        image = thumbnail(encoded)
+        lines = [_shorten(line, MAX_TITLE_LETTERS) for line in titles[i].split("\n")]
+        drawings.append((image, None, "\n".join(lines)))
+        if heat_maps is not None:
+            drawings.append((image, heat_maps[i], ""))
+    columns = min(columns, max(len(drawings), 1))
+    rows = -(-max(len(drawings), 1) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(2.4 * columns, 2.9 * rows), squeeze=False
     )
     for axis in axes.flat:
         axis.axis("off")
-    for i, (axis, encoded, title) in enumerate(
-        zip(axes.flat, encoded_images, titles, strict=False)
-    ):
-        image = thumbnail(encoded)
+    for axis, (image, heat_map, title) in zip(axes.flat, drawings, strict=False):
         height, width = image.shape[:2]
         # Tiny images show their pixels.
         axis.imshow(image, interpolation="nearest" if width < 64 else "antialiased")
-        if heat_maps is not None:
-            heat = np.asarray(Image.fromarray(heat_maps[i]).resize((width, height)))
+        if heat_map is not None:
+            heat = np.asarray(Image.fromarray(heat_map).resize((width, height)))
             heat = heat.clip(0, 1)
             axis.imshow(heat, cmap="autumn", alpha=0.7 * heat, vmin=0, vmax=1)
-        axis.set_title(title, fontsize=9)
-    if not encoded_images:
+        axis.set_title(title, fontsize=9, parse_math=False)
+    if not drawings:
         axes[0, 0].set_title("none")
     _save(figure, path)
 
@@ -289,9 +297,9 @@ def draw_rows(
         axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title)
-    for row, (name, images) in zip(axes, rows, strict=False):
+    for row, (name, drawings) in zip(axes, rows, strict=False):
         row[0].set_ylabel(name, fontsize=9)
-        for axis, image in zip(row, images, strict=True):
+        for axis, image in zip(row, drawings, strict=True):
             is_tiny = image.shape[1] < 128  # Tiny images show their pixels.
             axis.imshow(image, interpolation="nearest" if is_tiny else "antialiased")
     if legend:
@@ -333,18 +341,25 @@ def thumbnail(image_bytes: bytes) -> np.ndarray:
         image_bytes: An encoded image.
 
     Returns:
-        uint8 `(height, width, 3)`.
+        uint8 `(height, width, 3)`, upright.
     """
-    with Image.open(io.BytesIO(image_bytes)) as image:
-        if image.mode.startswith("I"):  # 16 bits; Pillow would clip them.
-            image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
-        image = image.convert("RGBA")
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        white = Image.new("RGBA", image.size, "white")
-        return np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+    pixels = np.asarray(images.decode_image(image_bytes)).round().astype("uint8")
+    image = Image.fromarray(pixels)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    return np.asarray(image)
+
+
+def _shorten(line, max_letters):
+    """Returns a line without its middle if it is long."""
+    if len(line) <= max_letters:
+        return line
+    half = (max_letters - 1) // 2
+    return f"{line[:half]}…{line[-half:]}"
 
 
 def _save(figure, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=100, bbox_inches="tight")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_bytes(path, file.getvalue())

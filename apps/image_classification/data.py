@@ -1,7 +1,6 @@
 """Images and their classes: from folders to batches."""
 
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -53,14 +52,20 @@ def load_examples(config, held_out=None):
     Raises:
         BadInput: The data cannot be used.
     """
-    if config.data == "digits":
-        encoded, labels, class_names = embedded.digits()
-        names = [f"digit {i}" for i in range(len(encoded))]
-        splits = {"train": Examples(names, encoded, labels, class_names)}
-    elif config.data.startswith("tfds:"):
-        splits = _tensorflow_dataset(config.data.removeprefix("tfds:"))
-    else:
-        splits = _folder(Path(config.data))
+    splits = read_splits(config)
+    if "train" not in splits:
+        raise BadInput(
+            f"{config.data} has a folder for {next(iter(splits))} but no folder train; "
+            "add one, or pass the folder that holds the class folders"
+        )
+    splits = _keep_trained_classes(splits, config.data)
+    class_names = splits["train"].class_names
+    if len(class_names) < 2:
+        raise BadInput(
+            f"{config.data} has {len(class_names)} class folder with training images"
+            f"{''.join(f': {name}' for name in class_names)}; a classifier needs at "
+            "least two, each a subfolder with the images of one class"
+        )
     splits = datasets.complete_splits(splits, config, held_out)
     for split, examples in splits.items():
         if not len(examples):
@@ -74,18 +79,33 @@ def load_split(config, split, is_other_data=False, held_out=None):
     Args:
         config: A `Config`.
         split: As for `datasets.pick_split`.
-        is_other_data: Whether it is other data than the model was trained on. A folder
-            of such data that itself is a split, such as `flowers/val`, is taken whole.
+        is_other_data: Whether it is other data than the model was trained on. If such
+            data does not have this split, all of it is returned.
         held_out: As for `datasets.complete_splits`.
 
     Raises:
         BadInput: The data cannot be used.
     """
-    root = Path(config.data)
-    is_split = root.name in sum(datasets.SPLIT_NAMES.values(), ())
-    if is_other_data and is_split and root.is_dir():
-        return _class_folders(root, _class_names([root]), root)
+    if is_other_data:
+        return datasets.pick_other_split(read_splits(config), split, config.data)
     return datasets.pick_split(load_examples(config, held_out), split, config.data)
+
+
+def read_splits(config):
+    """Returns the `Examples` of each split that the data has.
+
+    Files that cannot be used are reported and skipped.
+
+    Raises:
+        BadInput: The data cannot be used.
+    """
+    if config.data == "digits":
+        encoded, labels, class_names = embedded.digits()
+        names = [f"digit {i}" for i in range(len(encoded))]
+        return {"train": Examples(names, encoded, labels, class_names)}
+    if config.data.startswith("tfds:"):
+        return _tensorflow_dataset(config.data.removeprefix("tfds:"))
+    return _folder(Path(config.data))
 
 
 def make_batches(examples, config, training=False):
@@ -93,7 +113,7 @@ def make_batches(examples, config, training=False):
 
     Args:
         examples: The `Examples` to load.
-        config: Gives the batch size, the image size and the augmentation.
+        config: Gives the batch size, the size of images and the augmentation.
         training: Whether to shuffle and to augment.
 
     Returns:
@@ -109,7 +129,8 @@ def make_batches(examples, config, training=False):
 
     def load(source, label):
         image_bytes = source if is_encoded else tf.io.read_file(source)
-        image = images.resize_image(images.decode_image(image_bytes), config.image_size)
+        image = images.decode_image(image_bytes)
+        image = images.resize_image(image, config.image_size, config.resize)
         return image, tf.one_hot(label, num_classes)
 
     dataset = images.load_and_shuffle(
@@ -179,6 +200,31 @@ def _tensorflow_dataset(name):
     }
 
 
+def _keep_trained_classes(splits, data):
+    """Leaves out classes without training images, and reports their images."""
+    class_names = splits["train"].class_names
+    trained = np.unique(splits["train"].labels)
+    if len(trained) == len(class_names):
+        return splits
+    datasets.print_skipped(
+        (name, f"is of a class without training images in {data}")
+        for examples in splits.values()
+        for name, label in zip(examples.names, examples.labels, strict=True)
+        if label not in trained
+    )
+    kept = {}
+    for split, examples in splits.items():
+        examples = datasets.take(
+            examples, np.flatnonzero(np.isin(examples.labels, trained))
+        )
+        kept[split] = replace(
+            examples,
+            labels=np.searchsorted(trained, examples.labels),
+            class_names=tuple(class_names[label] for label in trained),
+        )
+    return kept
+
+
 def _folder(root):
     """Returns the splits of a folder: class folders, or split folders of them."""
     if not root.is_dir():
@@ -192,55 +238,62 @@ def _folder(root):
         for path in sorted(root.iterdir())
         if path.is_dir() and path.name.lower() in names
     }
-    if not folders:
-        folders = {"train": root}
-    if "train" not in folders:
-        raise BadInput(
-            f"{root} has a folder {next(iter(folders.values())).name} but no folder "
-            "train; add one, or pass the folder that holds the class folders"
+    if folders:
+        datasets.print_skipped(
+            (_name(path, root), "is in no split folder")
+            for path in images.list_files(root)
+            if not any(map(path.is_relative_to, folders.values()))
         )
-    class_names = _class_names(folders.values())
-    if len(class_names) < 2:
-        raise BadInput(
-            f"{root} has {len(class_names) or 'no'} class folder with images"
-            f"{': ' + class_names[0] if class_names else ''}; a classifier needs at "
-            "least two, each a subfolder with the images of one class"
-        )
-    splits = {
-        split: _class_folders(folder, class_names, root)
-        for split, folder in folders.items()
+    read = {
+        split: _class_folders(folder, root)
+        for split, folder in (folders or {"train": root}).items()
     }
-    absent = set(range(len(class_names))) - set(splits["train"].labels)
-    if absent:
+    class_names = sorted({name for rows in read.values() for *_, name in rows})
+    if not class_names:
         raise BadInput(
-            f"{folders['train']} has no readable image of the class "
-            f"{class_names[min(absent)]}; add some, or delete the class everywhere"
+            f"{root} has no class folder with images; make a subfolder for the images "
+            "of each class"
         )
-    return splits
-
-
-def _class_names(folders):
-    """Returns the names of the subfolders with images, sorted."""
-    names = {
-        path.name
-        for folder in folders
-        for path in folder.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and images.list_images(path)
+    return {
+        split: Examples(
+            [_name(path, root) for path, _, _ in rows],
+            [file for _, file, _ in rows],
+            np.array([class_names.index(name) for *_, name in rows], int),
+            tuple(class_names),
+        )
+        for split, rows in read.items()
     }
-    return tuple(sorted(names))
 
 
-def _class_folders(folder, class_names, root):
-    """Returns the readable images of a folder of class folders, named below `root`."""
-    paths, labels = [], []
-    for label, name in enumerate(class_names):
-        if (folder / name).is_dir():
-            found = images.list_images(folder / name)
-            paths += found
-            labels += [label] * len(found)
-    is_readable, problems = images.find_readable(paths)
-    for problem in problems:
-        print(f"skipped: {problem}", file=sys.stderr)
-    names = [path.relative_to(root).as_posix() for path in paths]
-    examples = Examples(names, paths, np.array(labels, int), class_names)
-    return datasets.take(examples, np.flatnonzero(is_readable))
+def _class_folders(folder, root):
+    """Reads a folder of class folders, and reports files that cannot be used.
+
+    Returns:
+        For each image its path, the file to decode, and the name of its class.
+    """
+    paths = images.list_files(folder)
+    loose = [path for path in paths if path.parent == folder]
+    paths = [path for path in paths if path.parent != folder]
+    files, skipped = images.make_decodable(paths)
+    rows = [
+        (path, file, path.relative_to(folder).parts[0])
+        for path, file in zip(paths, files, strict=True)
+        if file
+    ]
+    skipped += [(path, "is in no class folder") for path in loose]
+    datasets.print_skipped((_name(path, root), reason) for path, reason in skipped)
+    class_names = {name for *_, name in rows}
+    datasets.print_skipped(
+        (
+            (_name(path, root), "has no readable image")
+            for path in sorted(folder.iterdir())
+            if path.is_dir() and path.name not in class_names and path.name[0] != "."
+        ),
+        unit="folder",
+    )
+    return rows
+
+
+def _name(path, root):
+    """Returns the path of a file or folder below `root`."""
+    return path.relative_to(root).as_posix()

@@ -47,12 +47,12 @@ def predict(
             for each, score in zip(classes[:top], scores[:top], strict=True)
         ]
         print(f"{name}: {', '.join(best)}")
-        titles.append("\n".join(best))
+        titles.append("\n".join([Path(name).name, *best]))
 
     heat_maps = None
     if explain:
-        network = load_run(Path(model)).model
-        heat_maps = [grad_cam(network, encoded) for encoded in encoded_images]
+        classifier = load_run(Path(model))
+        heat_maps = [grad_cam(classifier, encoded) for encoded in encoded_images]
     figures.draw_grid(encoded_images, titles, figure, heat_maps)
     print(f"figure: {figure}")
     return answers

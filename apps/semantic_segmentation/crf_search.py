@@ -110,10 +110,10 @@ def find_best(measure):
         return results[values]["mean_iou"]
 
     grid = list(itertools.product(*COARSE.values()))
-    best, previous = max(tqdm(grid, "coarse"), key=mean_iou), None
+    best, previous = max(tqdm(grid, "coarse", disable=None), key=mean_iou), None
     while best != previous:
         previous = best
-        for i, factor in enumerate(tqdm(FINE.values(), "fine")):
+        for i, factor in enumerate(tqdm(FINE.values(), "fine", disable=None)):
             neighbors = [
                 (*best[:i], value, *best[i + 1 :])
                 for value in (best[i] / factor, best[i] * factor)

@@ -1,7 +1,6 @@
 """Images and their masks: from folders to batches."""
 
 import io
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from PIL import Image
 
 from apps.common import datasets, images
 from apps.common.errors import BadInput
-from apps.semantic_segmentation import embedded
+from apps.semantic_segmentation import annotations, embedded
 from apps.semantic_segmentation.config import CONFIGS, VOID, class_name
 
 
@@ -77,7 +76,7 @@ def load_examples(config, held_out=None):
     Raises:
         BadInput: The data cannot be used.
     """
-    return _complete_splits(_read_splits(config), config, held_out)
+    return _complete_splits(read_splits(config), config, held_out)
 
 
 def load_split(config, split, is_other_data=False, held_out=None):
@@ -87,7 +86,8 @@ def load_split(config, split, is_other_data=False, held_out=None):
         config: A `Config`.
         split: As for `datasets.pick_split`; `all` is everything that the data has.
         is_other_data: Whether it is other data than the model was trained on. Then
-            settings that describe the training data are not used.
+            settings that describe the training data are not used. If such data does
+            not have this split, all of it is returned.
         held_out: As for `datasets.complete_splits`.
 
     Raises:
@@ -95,7 +95,8 @@ def load_split(config, split, is_other_data=False, held_out=None):
     """
     if is_other_data:
         config = _other_data(config)
-    splits = _read_splits(config)
+        return datasets.pick_other_split(read_splits(config), split, config.data)
+    splits = read_splits(config)
     if split == "all":
         return datasets.join(splits.values())
     if split != "test" or "test" not in splits:
@@ -143,8 +144,10 @@ def _complete_splits(splits, config, held_out):
     return splits
 
 
-def _read_splits(config):
+def read_splits(config):
     """Returns the `Examples` of each split that the data has.
+
+    Files that cannot be used are reported and skipped.
 
     Raises:
         BadInput: The data cannot be used.
@@ -163,7 +166,17 @@ def _read_splits(config):
         raise BadInput(
             f"there is no folder {root}; pass --data FOLDER with images and masks"
         )
-    classes = config.classes or _read_classes(root)
+    found, classes = _find_splits(root), config.classes
+    if found or (root / "classes.txt").exists():
+        classes = classes or _read_classes(root)
+    if not found:
+        found, classes = annotations.read_annotations(root, classes)
+    if not found:
+        raise BadInput(
+            f"{root} has no images and masks; expected the folders `images` and "
+            "`masks`, `train` and `trainannot`, or `train/images` and `train/masks`, "
+            "or annotations of Pascal VOC, LabelMe or COCO"
+        )
     names = list(map(class_name, classes))
     if not 2 <= len(names) <= VOID or len(set(names)) < len(names):
         raise BadInput(
@@ -172,7 +185,7 @@ def _read_splits(config):
         )
     return {
         split: _read_pairs(root, pairs, classes, config.void)
-        for split, pairs in _find_splits(root).items()
+        for split, pairs in found.items()
     }
 
 
@@ -192,44 +205,93 @@ def _read_classes(root):
 
 
 def _find_splits(root):
-    """Returns the paths of images and masks, in pairs, of each split."""
-    splits = {}
+    """Returns names, images and masks, as `_find_pairs` does, by split.
+
+    It is empty if there is no folder of masks.
+    """
+    splits, folders = {}, []
     for split, names in datasets.SPLIT_NAMES.items():
         for name in names:
-            for image_folder, mask_folder in (
+            for pair in (
                 (root / name, root / f"{name}annot"),
                 (root / name / "images", root / name / "masks"),
             ):
-                if image_folder.is_dir() and mask_folder.is_dir():
-                    splits[split] = _find_pairs(image_folder, mask_folder)
-    if not splits and (root / "images").is_dir() and (root / "masks").is_dir():
-        splits["train"] = _find_pairs(root / "images", root / "masks")
+                if all(folder.is_dir() for folder in pair):
+                    splits[split] = _find_pairs(*pair, root)
+                    folders += pair
+    pair = (root / "images", root / "masks")
+    if not splits and all(folder.is_dir() for folder in pair):
+        splits["train"] = _find_pairs(*pair, root)
+        folders += pair
+    if not splits and (root / "SegmentationClass").is_dir():
+        return _find_voc(root)
     if not splits:
-        raise BadInput(
-            f"{root} has no images and masks; expected the folders `images` "
-            "and `masks`, `train` and `trainannot`, or `train/images` and `train/masks`"
-        )
+        return {}
+    datasets.print_skipped(
+        (_name(path, root), "is in no folder of images or masks")
+        for path in images.list_files(root)
+        if not any(map(path.is_relative_to, [root / "classes.txt", *folders]))
+    )
     return splits
 
 
-def _find_pairs(image_folder, mask_folder):
-    """Returns the paths of images and masks of the same name, in pairs."""
-    image_paths = images.list_images(image_folder)
-    mask_paths = {path.stem: path for path in images.list_images(mask_folder)}
-    pairs = []
+def _find_voc(root):
+    """Returns what `_find_splits` does of a folder as Pascal VOC has it."""
+    pairs = _find_pairs(root / "JPEGImages", root / "SegmentationClass", root)
+    splits, listed = {}, set()
+    for split, names in datasets.SPLIT_NAMES.items():
+        for name in names:
+            path = root / f"ImageSets/Segmentation/{name}.txt"
+            if path.is_file():
+                chosen = set(path.read_text("utf-8").split())
+                splits[split] = [row for row in pairs if Path(row[0]).stem in chosen]
+                listed |= chosen
+    if not splits:
+        return {"train": pairs}
+    datasets.print_skipped(
+        (row[0], "is in no list of ImageSets/Segmentation")
+        for row in pairs
+        if Path(row[0]).stem not in listed
+    )
+    return {split: rows for split, rows in splits.items() if rows}
+
+
+def _find_pairs(image_folder, mask_folder, root):
+    """Finds images and masks of the same name; reports files that have no partner.
+
+    Returns:
+        For each image its path below its folder, its path, and the path of its mask.
+    """
+    masks = {
+        path.relative_to(mask_folder).with_suffix(""): path
+        for path in images.list_files(mask_folder)
+    }
+    image_paths = images.list_files(image_folder)
+    found = []
     for path in image_paths:
-        if path.stem in mask_paths:
-            pairs.append((path, mask_paths[path.stem]))
-        else:
-            print(f"skipped: {path} has no mask in {mask_folder}", file=sys.stderr)
-    if not pairs:
-        found = (*image_paths[:1], *list(mask_paths.values())[:1])
-        names = f" ({', '.join(path.name for path in found)})" if found else ""
+        name = path.relative_to(image_folder)
+        if name.with_suffix("") in masks:
+            found.append((name.as_posix(), path, masks[name.with_suffix("")]))
+    if not found:
+        some = (*image_paths[:1], *list(masks.values())[:1])
+        names = f" ({', '.join(path.name for path in some)})" if some else ""
         raise BadInput(
             f"no mask in {mask_folder} has the name of an image in {image_folder}"
             f"{names}; name each mask like its image"
         )
-    return pairs
+    paired = {path for row in found for path in row[1:]}
+    for paths, partner in ((image_paths, "mask"), (masks.values(), "image")):
+        datasets.print_skipped(
+            (_name(path, root), f"has no {partner} of the same name")
+            for path in paths
+            if path not in paired
+        )
+    return found
+
+
+def _name(path, root):
+    """Returns the path of a file below `root`."""
+    return path.relative_to(root).as_posix()
 
 
 def _read_pairs(root, pairs, classes, void):
@@ -237,23 +299,25 @@ def _read_pairs(root, pairs, classes, void):
 
     Unreadable images are reported and skipped.
     """
-    is_readable, problems = images.find_readable([image for image, _ in pairs])
-    for problem in problems:
-        print(f"skipped: {problem}", file=sys.stderr)
-    pairs = [pair for pair, good in zip(pairs, is_readable, strict=True) if good]
-    if not pairs:
+    names, paths, masks = zip(*pairs, strict=True)
+    files, skipped = images.make_decodable(paths)
+    datasets.print_skipped((_name(path, root), reason) for path, reason in skipped)
+    examples = Examples(list(names), files, list(masks), classes, void)
+    examples = datasets.take(examples, [i for i, file in enumerate(files) if file])
+    if not len(examples):
         raise BadInput(f"{root} has no readable image; add some")
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda pair: _check_mask(*pair, len(classes), void), pairs))
-    image_paths, mask_paths = map(list, zip(*pairs, strict=True))
-    names = [path.name for path in image_paths]
-    return Examples(names, image_paths, mask_paths, classes, void)
+        list(pool.map(lambda i: _check_mask(examples, i), range(len(examples))))
+    return examples
 
 
-def _check_mask(image_path, mask_path, num_classes, void):
+def _check_mask(examples, index):
     """Checks that a mask fits its image and the classes."""
+    mask_path = examples.masks[index]
+    if isinstance(mask_path, bytes):
+        mask_path = f"the annotation of {examples.names[index]}"
     try:
-        with Image.open(mask_path) as mask:
+        with Image.open(io.BytesIO(_read(examples.masks[index]))) as mask:
             mask.load()
     except (
         OSError,
@@ -263,8 +327,6 @@ def _check_mask(image_path, mask_path, num_classes, void):
         Image.DecompressionBombError,
     ) as error:
         raise BadInput(f"{mask_path} cannot be read ({error}); replace it") from error
-    with Image.open(image_path) as image:
-        size = image.size
     if mask.mode not in ("L", "P", "1"):
         raise BadInput(
             f"{mask_path} is a {mask.mode} image, but a mask is an 8-bit PNG that "
@@ -272,14 +334,16 @@ def _check_mask(image_path, mask_path, num_classes, void):
             "np.abs(rgb[..., None, :].astype(int) - colors).sum(-1).argmin(-1)"
             ".astype('uint8')"
         )
+    size = images.upright_size(examples.image_bytes(index))
     if mask.size != size:
         raise BadInput(
             f"{mask_path} has {mask.width}×{mask.height} pixels, but its image "
-            f"{image_path.name} has {size[0]}×{size[1]}; resize the mask without "
-            "interpolation"
+            f"{examples.names[index]} has {size[0]}×{size[1]} when it is upright; "
+            "resize or turn the mask without interpolation"
         )
+    num_classes = len(examples.classes)
     numbers = np.unique(np.array(mask))
-    wrong = [n for n in numbers if n >= num_classes and n not in (void, VOID)]
+    wrong = [n for n in numbers if n >= num_classes and n not in (examples.void, VOID)]
     if wrong:
         raise BadInput(
             f"{mask_path} holds the number {wrong[0]}, but there are {num_classes} "

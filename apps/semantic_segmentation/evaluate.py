@@ -59,7 +59,10 @@ def evaluate(
     report = summarize(scores, examples.classes)
     print_report(report)
 
-    folder = figures_folder or runs.evaluation_folder(model, "semantic_segmentation")
+    other_data = config.data if is_other_data else None
+    folder = figures_folder or runs.evaluation_folder(
+        model, "semantic_segmentation", other_data
+    )
     draw(scores, examples, folder)
     print(f"figures: {folder}")
     return report
@@ -87,7 +90,7 @@ def score(predictor, examples):
         return answers
 
     encoded_images = map(examples.image_bytes, range(len(examples)))
-    progress = tqdm(encoded_images, total=len(examples), unit="image")
+    progress = tqdm(encoded_images, total=len(examples), unit="image", disable=None)
     first_batch = range(min(BATCH_SIZE, len(examples)))
     predictor([examples.image_bytes(i) for i in first_batch])  # Traces the graph.
     answers = in_batches(timed_predictor, progress, BATCH_SIZE)

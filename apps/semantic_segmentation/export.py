@@ -1,7 +1,7 @@
 """Exports a segmenter for TensorFlow Serving and for devices."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ def export(
     variants: Sequence[str],
     crf: bool = True,
     image_size: tuple[int, int] | None = None,
+    replace: bool = False,
 ) -> Path:
     """Publishes a run, as `release` describes it.
 
@@ -50,12 +51,12 @@ def export(
         The directory of the version.
 
     Raises:
-        BadInput: The run has no finished training.
+        BadInput: The run has no finished training, or another model is served there.
         ExportRefused: The exported model does not answer as the trained one does.
     """
     runs.require_finished(run)
     config = runs.load_config(Config, run)
-    config = replace(config, image_size=image_size or config.image_size)
+    config = dataclasses.replace(config, image_size=image_size or config.image_size)
     trained = load_run(run, config.image_size)
     segmenter = Segmenter(
         fold_batch_normalization(trained.network),
@@ -79,6 +80,7 @@ def export(
         bundle(segmenter, splits["train"]),
         exam(splits["test"], config),
         card(config, segmenter, splits),
+        replace,
         more=measure_crf if crf else None,
     )
 

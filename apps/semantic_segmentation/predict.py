@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.common import datasets, figures, images
+from apps.common import datasets, figures, images, runs
 from apps.common.errors import BadInput
 from apps.common.predictors import data_settings, in_batches, training_record
 from apps.semantic_segmentation.config import Config, class_color, class_name
@@ -56,7 +56,7 @@ def predict(
     if masks:
         masks.mkdir(parents=True, exist_ok=True)
         for path, mask_bytes in zip(mask_paths, answers["mask_bytes"], strict=True):
-            path.write_bytes(mask_bytes)
+            runs.write_bytes(path, mask_bytes)
         print(f"masks: {masks}")
 
     classes = read_classes(model, answers["classes"])

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from apps.common import backbones, figures, runs, schedules
+from apps.common import backbones, datasets, figures, runs, schedules
 from apps.common.errors import BadInput
 from apps.semantic_segmentation.config import VOID, Config, crf_settings
 from apps.semantic_segmentation.data import count_pixels, load_examples, make_batches
@@ -34,6 +34,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
 
     splits = load_examples(config, runs.read_held_out(run))
+    datasets.print_summary(config.data, splits, "image")
     batches = make_batches(splits["train"], config, training=True)
     validation_batches = None
     if len(splits["validation"]):
@@ -57,45 +58,53 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     runs.start(config, run, splits.held_out)
     runs.write_json(run / "classes.json", classes)
 
-    def fit(model, phase, learning_rate, first_epoch, epochs):
+    head, fine_tuning, crf_training = schedules.limit_epochs(
+        len(batches),
+        config.max_steps,
+        config.head_epochs if config.weights else 0,
+        config.epochs,
+        config.crf_epochs,
+    )
+
+    def fit(model, phase, learning_rate, first_epoch, length):
         compile_model(model, weights, learning_rate, config.weight_decay)
         runs.fit(
             model,
-            batches,
+            batches.take(length.steps_per_epoch),
             validation_batches,
             run,
             phase,
             monitor="val_mean_iou",
             mode="max",
             patience=config.patience,
+            max_minutes=config.max_minutes,
             initial_epoch=first_epoch,
-            epochs=first_epoch + epochs,
+            epochs=first_epoch + length.epochs,
+            total_epochs=head.epochs + fine_tuning.epochs + crf_training.epochs,
         )
-        return first_epoch + epochs
+        return first_epoch + length.epochs
 
     # Phase 1: train the decoder on a frozen backbone.
     epoch = 0
-    if config.weights and config.head_epochs:
+    if head.epochs:
         backbones.set_trainable(model.get_layer("backbone"), fraction=0)
-        epoch = fit(model, "head", config.head_learning_rate, epoch, config.head_epochs)
+        epoch = fit(model, "head", config.head_learning_rate, epoch, head)
 
     # Phase 2: fine-tune the backbone too, slowly, so that it keeps its features.
     if config.weights:
         backbones.set_trainable(model.get_layer("backbone"), config.fine_tune_fraction)
-    schedule = schedules.warm_up_and_decay(
-        config.learning_rate, steps=len(batches) * config.epochs
-    )
-    epoch = fit(model, "fine_tuning", schedule, epoch, config.epochs)
+    schedule = schedules.warm_up_and_decay(config.learning_rate, fine_tuning.steps)
+    epoch = fit(model, "fine_tuning", schedule, epoch, fine_tuning)
 
     # Phase 3: train the network and the CRF end to end.
-    if config.crf_epochs:
+    if crf_training.epochs:
         crf = build_crf(num_classes=len(classes), **crf_settings(config))
         with runs.dtype_policy(config.precision):
             model = add_crf(model, crf)
         schedule = schedules.warm_up_and_decay(
-            config.crf_learning_rate, steps=len(batches) * config.crf_epochs
+            config.crf_learning_rate, crf_training.steps
         )
-        fit(model, "crf", schedule, epoch, config.crf_epochs)
+        fit(model, "crf", schedule, epoch, crf_training)
 
     figures.draw_curves(runs.read_history(run), run / "curves.png")
     return runs.finish(run, "val_mean_iou", "max")

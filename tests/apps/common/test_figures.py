@@ -32,14 +32,29 @@ def test_a_grid_shows_every_image(tmp_path):
         assert count(image, color) > 5000
 
 
-def test_a_heat_map_is_laid_over_its_own_side(tmp_path):
+def test_a_heat_map_is_drawn_beside_the_plain_image(tmp_path):
     grey = encode(np.full((80, 80, 3), 128, "uint8"))
     heat = np.array([[0, 1], [0, 1]], "float32")
     figures.draw_grid([grey], ["hot on the right"], tmp_path / "heat.png", [heat])
     image = drawn(tmp_path / "heat.png").astype(int)
-    middle = image.shape[1] // 2
-    warmth = image[..., 0] - image[..., 2]
-    assert warmth[:, middle + 20 :].mean() > warmth[:, : middle - 20].mean() + 20
+    warmth = np.abs(image[..., 0] - image[..., 2]).max(axis=0)
+    quarter = image.shape[1] // 4
+    assert warmth[: 2 * quarter + 20].max() < 5  # Plain, and the cold side.
+    assert warmth[3 * quarter + 20 : -20].min() > 20
+
+
+def test_long_titles_lose_their_middle(monkeypatch, tmp_path):
+    titles = []
+    monkeypatch.setattr(
+        figures.plt.Axes,
+        "set_title",
+        lambda axis, title, **options: titles.append(title),
+    )
+    grey = encode(np.full((8, 8, 3), 128, "uint8"))
+    name = f"a{'b' * 40}c_$1.jpg"
+    figures.draw_grid([grey], [f"{name}\ncat 0.9"], tmp_path / "long.png")
+    (title,) = titles
+    assert title == f"a{'b' * 11}…{'b' * 4}c_$1.jpg\ncat 0.9"
 
 
 def test_only_the_first_60_images_are_drawn(tmp_path):

@@ -1,20 +1,24 @@
 import io
+import struct
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from apps.common import images
 from apps.common.errors import BadInput
 from apps.image_classification import edge
+from apps.semantic_segmentation import edge as segmentation_edge
 from apps.semantic_segmentation.edge import prepare
 
 RNG = np.random.default_rng(0)
 RGB = RNG.normal((120, 90, 60), 40, (45, 61, 3)).clip(0, 255).astype("uint8")
 RAMP = np.linspace(0, 65535, 61 * 45).reshape(45, 61).astype("uint16")
 ALPHA = RNG.integers(0, 256, (45, 61, 1), "uint8")
+ROWS, COLUMNS = np.indices((45, 61))
+SMOOTH = np.stack([4 * COLUMNS, 5 * ROWS, 255 - 4 * COLUMNS], axis=-1).astype("uint8")
 
 
 def encode(image, format, **options):
@@ -52,9 +56,10 @@ def test_the_graph_and_the_device_decode_alike(kind):
     decode = tf.function(images.decode_image)
     served = decode(encoded).numpy()
     assert served.shape == (45, 61, 3)
-    for size in (16, 45, 100):  # Smaller, about as large, larger.
-        resized = images.resize_image(served, size).numpy()
-        on_device = edge.prepare(encoded, size)[0]
+    # Smaller, about as large, larger.
+    for size, how in ((16, "crop"), (45, "pad"), (100, "squash")):
+        resized = images.resize_image(served, size, how).numpy()
+        on_device = edge.prepare(encoded, size, how)[0]
         # Blending in 8 bits rounds to the nearest grey level, as do CMYK's products.
         tolerance = 1.01 if "transparent" in kind or "cmyk" in kind else 0.01
         np.testing.assert_allclose(resized, on_device, atol=tolerance)
@@ -70,6 +75,146 @@ def test_transparency_is_laid_on_white():
     clear = np.dstack([RGB, np.zeros_like(ALPHA)])
     decoded = images.decode_image(encode(Image.fromarray(clear), "PNG"))
     np.testing.assert_array_equal(decoded, np.full_like(RGB, 255))
+
+
+ORIENTATION = 0x0112
+SHORT, LONG = 3, 4
+
+
+def exif(*entries, order="<", after=b""):
+    """Returns Exif data with one directory of tags, types, counts and values."""
+    byte_order = b"II*\0" if order == "<" else b"MM\0*"
+    return b"".join(
+        (
+            *(b"Exif\0\0", byte_order, struct.pack(f"{order}IH", 8, len(entries))),
+            *(struct.pack(f"{order}HHIHxx", *entry) for entry in entries),
+            *(struct.pack(f"{order}I", 0), after),
+        )
+    )
+
+
+def photograph(orientation, format="JPEG", pixels=RGB):
+    """Returns an encoded image with the orientation that a camera would record."""
+    data = exif((ORIENTATION, SHORT, 1, orientation))
+    return encode(Image.fromarray(pixels), format, exif=data)
+
+
+def turn(pixels, orientation):
+    """Turns an image upright, by Pillow."""
+    with Image.open(io.BytesIO(photograph(orientation, "PNG", pixels))) as image:
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_upright_by_the_graph_and_the_devices(orientation):
+    encoded = photograph(orientation)
+    with Image.open(io.BytesIO(encoded)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert upright.shape[:2] == ((45, 61) if orientation < 5 else (61, 45))
+    np.testing.assert_array_equal(images.decode_image(encoded), upright)
+    np.testing.assert_array_equal(segmentation_edge.decode(encoded), upright)
+    np.testing.assert_array_equal(edge.decode(encoded), upright)
+    assert images.upright_size(encoded) == upright.shape[1::-1]
+
+
+def test_a_batch_of_photographs_is_turned_one_by_one():
+    encoded = [photograph(orientation) for orientation in range(1, 9)]
+    decode = tf.function(
+        lambda batch: tf.map_fn(
+            lambda each: images.resize_image(images.decode_image(each), 16, "squash"),
+            batch,
+            fn_output_signature=tf.TensorSpec([16, 16, 3]),
+        )
+    )
+    expected = [
+        images.resize_image(images.decode_image(each), 16, "squash") for each in encoded
+    ]
+    np.testing.assert_allclose(decode(tf.constant(encoded)), expected, atol=1e-3)
+
+
+TURNED = (ORIENTATION, SHORT, 1, 6)
+OTHERS = [(0x010E + i, SHORT, 1, 3) for i in range(4)]
+EXIF = {
+    "big-endian": (exif(TURNED, order=">"), 6),
+    "among other tags": (exif(*OTHERS, TURNED, (0x8769, LONG, 1, 90)), 6),
+    "before damaged tags": (exif((0x010F, 2, 99, 60000), TURNED), 6),
+    "above 8": (exif((ORIENTATION, SHORT, 1, 9)), 1),
+    "zero": (exif((ORIENTATION, SHORT, 1, 0)), 1),
+    "of another type": (exif((ORIENTATION, LONG, 1, 6)), 1),
+    "of two values": (exif((ORIENTATION, SHORT, 2, 6)), 1),
+    "of the thumbnail": (exif(*OTHERS, after=exif(TURNED)[14:]), 1),
+    "without entries": (exif(), 1),
+    "cut": (exif(*OTHERS, TURNED)[:-6], 1),
+    "cut behind it": (exif(TURNED, *OTHERS)[:-20], 6),
+    "at no place": (exif(TURNED)[:10] + b"\xff" * 4 + exif(TURNED)[14:], 1),
+    "without a byte order": (exif(TURNED).replace(b"II*\0", b"JJ*\0"), 1),
+    "empty": (b"Exif\0\0", 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
+@pytest.mark.parametrize("kind", EXIF)
+def test_odd_orientations_are_read_alike(kind):
+    data, expected = EXIF[kind]
+    encoded = encode(Image.fromarray(RGB), "JPEG", exif=data)
+    assert images.read_orientation(encoded) == expected
+    assert edge.read_orientation(data) == expected
+    assert segmentation_edge.read_orientation(data) == expected
+    np.testing.assert_array_equal(images.decode_image(encoded), edge.decode(encoded))
+
+
+def test_an_orientation_is_found_behind_other_segments():
+    encoded = photograph(6)
+    comment = b"\xff\xfe" + struct.pack(">H", 1002) + b"\xff\xda" * 500
+    for before in (comment, comment * 20, b"\xff" * 3, comment + b"\xff"):
+        longer = encoded[:2] + before + encoded[2:]
+        assert images.read_orientation(longer) == 6
+        assert edge.decode(longer).size == (45, 61)
+    # The work is bounded.
+    many = encoded[:2] + b"\xff\xfe\0\2" * images.MAX_SEGMENTS + encoded[2:]
+    assert images.read_orientation(many) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
+def test_damaged_headers_are_no_error():
+    encoded = photograph(6)
+    for end in range(100):
+        assert images.read_orientation(encoded[:end]) in (1, 6)
+    random = np.random.default_rng(0)
+    begin = encoded.index(b"Exif")
+    for _ in range(200):
+        damaged = bytearray(encoded)
+        for place in random.integers(begin, begin + 32, 2):
+            damaged[place] = random.integers(256)
+        with Image.open(io.BytesIO(damaged)) as image:
+            expected = edge.read_orientation(image.info.get("exif", b""))
+        assert images.read_orientation(bytes(damaged)) == expected
+
+
+def test_only_jpeg_files_are_turned():
+    for format in ("PNG", "JPEG"):
+        encoded = photograph(6, format)
+        is_turned = format == "JPEG"
+        assert images.decode_image(encoded).shape[0] == (61 if is_turned else 45)
+        assert edge.decode(encoded).height == (61 if is_turned else 45)
+        assert images.upright_size(encoded)[1] == (61 if is_turned else 45)
+
+
+def test_a_picture_of_several_photographs_is_the_first_one():
+    second = Image.fromarray(255 - SMOOTH)
+    encoded = encode(
+        Image.fromarray(SMOOTH),
+        "MPO",
+        save_all=True,
+        append_images=[second],
+        exif=exif(TURNED),
+    )
+    with Image.open(io.BytesIO(encoded)) as image:
+        assert image.format == "MPO"
+    assert images.why_unreadable(encoded) is None
+    decoded = images.decode_image(encoded)
+    np.testing.assert_allclose(decoded, turn(SMOOTH, 6), atol=30)
+    np.testing.assert_array_equal(decoded, edge.decode(encoded))
 
 
 HEIGHT, WIDTH = 48, 64
@@ -209,21 +354,94 @@ def test_examples_are_loaded_cached_and_shuffled(cached):
     assert epochs(seed=3) == [first, second]
 
 
-def test_the_readable_images_of_a_folder(tmp_path):
-    for name in ("b.PNG", "a.jpg", ".hidden.jpg", "notes.txt"):
-        (tmp_path / name).write_bytes(ENCODED["png"])
-    (tmp_path / "cut.jpeg").write_bytes(ENCODED["jpeg"][:300])
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
-    paths = images.list_images(tmp_path)
-    assert [path.name for path in paths] == [
-        "a.jpg",
-        "b.PNG",
-        "cut.jpeg",
-        "dangling.jpg",
+def test_the_files_of_a_folder_are_listed_but_for_hidden_ones(tmp_path):
+    for name in (
+        *("b.PNG", "a.jpg", "notes.txt", "deep/er/c.webp", "folder.jpg/d.jpg"),
+        *(".hidden.jpg", ".hidden/e.jpg", "deep/.f.jpg", "Thumbs.db"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path) for path in images.list_files(tmp_path)]
+    assert list(map(str, names)) == [
+        *("a.jpg", "b.PNG", "deep/er/c.webp", "folder.jpg/d.jpg", "notes.txt"),
     ]
-    is_readable, problems = images.find_readable(paths)
-    assert is_readable.tolist() == [True, True, False, False]
-    assert len(problems) == 2
-    assert "cut.jpeg is damaged or truncated" in problems[0]
-    assert "dangling.jpg cannot be read: No such file" in problems[1]
+
+
+def test_files_that_cannot_be_used_are_explained(tmp_path, monkeypatch, capsys):
+    contents = {
+        "good.png": ENCODED["png"],
+        "cut.jpg": ENCODED["jpeg"][:300],
+        "cut.webp": encode(Image.fromarray(RGB), "WEBP")[:300],
+        "notes.txt": b"no image",
+        "empty.jpg": b"",
+        "phone.jpg": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        "float.tiff": encode(Image.fromarray(RAMP.astype("float32")), "TIFF"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    paths = [tmp_path / name for name in (*contents, "dangling.jpg")]
+    # As without its reader.
+    monkeypatch.setitem(Image.OPEN, "HEIF", (None, lambda prefix: False))
+    files, reasons = images.make_decodable(paths)
+    assert files == [paths[0]] + [None] * 7
+    assert [path for path, _ in reasons] == paths[1:]
+    damaged = "is damaged or truncated; replace it"
+    no_image = "is not an image; use JPEG or PNG files"
+    assert [reason for _, reason in reasons] == [
+        *(damaged, damaged, no_image, no_image),
+        "is a HEIC image; convert it to JPEG (for training, pip install "
+        "'keras-apps[formats]' will do)",
+        "has pixels of the mode F; convert it to 8 bits per channel",
+        "cannot be read: No such file or directory",
+    ]
+    assert "converted" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("format", "tolerance"),
+    [
+        *(("WEBP", 16), ("AVIF", 16), ("HEIF", 16), ("JPEG2000", 3)),
+        *(("TIFF", 0), ("PPM", 0), ("TGA", 0)),
+    ],
+)
+def test_other_formats_are_converted(format, tolerance, tmp_path, capsys):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif")
+    has_orientation = format in ("AVIF", "HEIF", "TIFF", "WEBP")
+    encoded = photograph(6, format, SMOOTH)
+    assert f"is a {format} image; convert it" in images.why_unreadable(encoded)
+    with pytest.raises(ValueError, match=f"is a {format} image; convert it to JPEG"):
+        edge.decode(encoded)
+    path = tmp_path / "photo"
+    path.write_bytes(encoded)
+    (copy,), reasons = images.make_decodable([path])
+    assert not reasons
+    assert copy.suffix == (".png" if tolerance == 0 else ".jpg")
+    assert images.why_unreadable(copy.read_bytes()) is None
+    decoded = images.decode_image(copy.read_bytes())
+    expected = turn(SMOOTH, 6) if has_orientation else SMOOTH
+    np.testing.assert_allclose(decoded, expected, atol=tolerance)
+    line = f"converted images that TensorFlow does not decode: 1 {format}\n"
+    assert capsys.readouterr().out == line
+    # It is converted once.
+    before = copy.stat().st_mtime_ns
+    assert images.make_decodable([path]) == ([copy], [])
+    assert copy.stat().st_mtime_ns == before
+
+
+def test_unusual_pixels_are_converted_as_the_graph_decodes_them(tmp_path):
+    clear = np.dstack([RGB, np.zeros_like(ALPHA)])
+    for content, expected in (
+        (encode(Image.fromarray(RAMP), "TIFF"), np.dstack([RAMP >> 8] * 3)),
+        (encode(Image.fromarray(clear), "TIFF"), np.full_like(RGB, 255)),
+        (
+            encode(Image.fromarray(RGB).convert("P"), "BMP"),
+            Image.fromarray(RGB).convert("P").convert("RGB"),
+        ),
+    ):
+        path = tmp_path / "image"
+        path.write_bytes(content)
+        ((copy,), reasons) = images.make_decodable([path])
+        assert not reasons
+        np.testing.assert_array_equal(images.decode_image(copy.read_bytes()), expected)

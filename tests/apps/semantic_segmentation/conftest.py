@@ -126,7 +126,7 @@ APP = App(
     bad_settings=[
         (
             {"backbone": "VGG16", "precision": "mixed_bfloat16"},
-            "changed cannot be loaded",
+            "--backbone VGG16 is no encoder of a segmenter",
         ),
     ],
     preset=("camvd", "camvid"),

@@ -20,7 +20,7 @@ TRAIN_MINE = ["train", "--data", "mine"]
 
 
 def test_too_few_images_are_refused(refused, tmp_path):
-    write(tmp_path / "mine", range(2))
+    write(tmp_path / "mine", range(1))
     refused(*TRAIN_MINE, says=["mine has 1 usable example"])
 
 

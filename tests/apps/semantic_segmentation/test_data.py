@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from PIL import Image
+import tensorflow as tf
+from PIL import ExifTags, Image, ImageOps
 
 from apps.common import datasets, images
 from apps.common.errors import BadInput
@@ -281,18 +282,87 @@ def test_a_damaged_mask_is_refused(tmp_path):
         data.load_split(small(tmp_path), "all")
 
 
-def test_unusable_images_are_reported_and_skipped(tmp_path, capsys):
+def test_what_cannot_be_used_is_named_with_the_reason(tmp_path, capsys):
     write(tmp_path, range(8))
     whole = (tmp_path / "images/odd_01.jpg").read_bytes()
     (tmp_path / "images/odd_01.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "images/odd_03.jpg").write_text("no image")
     (tmp_path / "masks/odd_05.png").unlink()
-    assert len(data.load_split(small(tmp_path), "all")) == 5
-    error = capsys.readouterr().err
-    assert error.count("skipped: ") == 3
-    assert "images/odd_01.jpg is damaged" in error
-    assert "images/odd_03.jpg is not an image" in error
-    assert "images/odd_05.jpg has no mask in" in error
+    (tmp_path / "images/even_06.png").unlink()
+    (tmp_path / "loose.jpg").write_bytes(whole)
+    assert len(data.load_split(small(tmp_path), "all")) == 4
+    skipped = capsys.readouterr().err
+    assert skipped.splitlines() == [
+        "skipped 1 file: has no mask of the same name: images/odd_05.jpg",
+        "skipped 1 file: has no image of the same name: masks/even_06.png",
+        "skipped 1 file: is in no folder of images or masks: loose.jpg",
+        "skipped 1 file: is damaged or truncated; replace it: images/odd_01.jpg",
+        "skipped 1 file: is not an image; use JPEG or PNG files: images/odd_03.jpg",
+    ]
+    # An evaluation says the same.
+    assert len(data.load_split(small(tmp_path), "all", is_other_data=True)) == 4
+    assert capsys.readouterr().err == skipped
+
+
+def test_images_and_masks_are_matched_in_nested_folders(tmp_path):
+    write(tmp_path / "a", range(2))
+    write(tmp_path / "b", range(2))
+    for part in ("images", "masks"):
+        for city in "ab":
+            (tmp_path / part).mkdir(exist_ok=True)
+            (tmp_path / city / part).rename(tmp_path / part / city)
+    (tmp_path / "a/classes.txt").rename(tmp_path / "classes.txt")
+    examples = data.load_split(small(tmp_path), "all")
+    assert examples.names == [
+        *("a/even_00.png", "a/odd_01.jpg", "b/even_00.png", "b/odd_01.jpg")
+    ]
+
+
+def turn_photograph(folder):
+    """Stores an image turned, with its orientation; returns what Pillow turns back."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = folder / "images/odd_01.jpg"
+    with Image.open(path) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(path, quality=95, exif=exif)
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+def test_masks_belong_to_upright_images(tmp_path):
+    write(tmp_path, range(1, 2))
+    upright = turn_photograph(tmp_path)
+    examples = data.load_split(small(tmp_path), "all")
+    mask = examples.mask(0)
+    assert mask.shape == upright.shape[:2]
+    size = (64, 96)
+    ((images_, masks),) = data.make_batches(examples, small("", image_size=size))
+    inner = round(64 * mask.shape[1] / mask.shape[0])
+    expected, _ = images.fit_image(tf.constant(upright, tf.float32), *size)
+    np.testing.assert_allclose(images_[0], expected, atol=0.51)
+    assert (masks[0, :, inner:] == 255).numpy().all()
+    change_mask(tmp_path / "masks/odd_01.png", np.rot90)
+    with pytest.raises(BadInput, match="when it is upright; resize or turn the mask"):
+        data.load_split(small(tmp_path), "all")
+
+
+def test_images_that_tensorflow_does_not_decode_are_converted(tmp_path):
+    write(tmp_path, range(4))
+    path = tmp_path / "images/even_02.png"
+    with Image.open(path) as image:
+        image.save(path.with_suffix(".tiff"))
+        pixels = np.asarray(image)
+    path.unlink()
+    examples = data.load_split(small(tmp_path), "all")
+    assert examples.names[1] == "even_02.tiff"
+    decoded = images.decode_image(examples.image_bytes(1))
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+def test_other_data_without_splits_is_taken_whole(own_data, capsys):
+    examples = data.load_split(small(own_data), "test", is_other_data=True)
+    assert len(examples) == 20
+    assert "no split 'test'; all 20 examples are scored" in capsys.readouterr().out
 
 
 def rename_masks(folder):
