@@ -1,11 +1,12 @@
 """Measurements shared by the benchmarks: time, memory, start of an edge bundle."""
 
+import contextlib
+import io
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def bundle_start(bundle, *arguments):
     return seconds, max(megabytes)
 
 
-@contextmanager
+@contextlib.contextmanager
 def made_up_photograph():
     """Yields the path of a temporary image of 640×480 random pixels."""
     with tempfile.TemporaryDirectory() as folder:
@@ -86,3 +87,13 @@ def made_up_photograph():
         pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), "uint8")
         Image.fromarray(pixels).save(path)
         yield path
+
+
+@contextlib.contextmanager
+def quiet():
+    """Hides what commands print."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        yield

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from apps.common.errors import BadInput
 from apps.common.ranges import (
     Count,
     CountOrZero,
     Fraction,
     LearningRate,
+    Minutes,
     PartialFraction,
     Range,
     Rate,
@@ -16,26 +18,36 @@ from apps.common.ranges import (
     check_ranges,
 )
 
+# What `auto` chooses from.
+BACKBONES = ("EfficientNetLite0", "MobileNetV2")
+RESIZINGS = ("crop", "pad", "squash")
+
 
 @dataclass(frozen=True)
 class Config:
-    """Trains an image classifier: first a new head, then the backbone too.
+    """Trains an image classifier: first a linear head, then the backbone too.
 
     The defaults suit your own photographs.
     """
 
+    # Data
     data: str
     """A folder with one subfolder of images per class, with or without `train`, `val`
     and `test` folders above them; `tfds:NAME` for TensorFlow Datasets; or `digits`,
     which needs no download."""
     data_licence: str = "not stated"
     """Source and licence of the data, for the model card."""
-    validation_fraction: PartialFraction = 0.1
+    validation_fraction: PartialFraction = 0.2
     """Fraction of the training images held out for validation, if the data has no
     validation split."""
 
+    # Images
     image_size: Annotated[int, Range(1, 4096)] = 224
     """Height and width of the model's input, in pixels."""
+    resize: Literal["auto", "crop", "pad", "squash"] = "auto"
+    """How images become square: `crop` keeps the central square, `pad` adds grey,
+    `squash` changes the aspect ratio. `auto` compares the frozen features by
+    cross-validation."""
     crop_area: Annotated[float, Range(0.01, 1)] = 0.5
     """Smallest fraction of the image that a random crop keeps; 1 turns crops off."""
     flip: bool = True
@@ -45,33 +57,42 @@ class Config:
     color: Fraction = 0.0
     """Strength of random brightness, contrast and saturation, from 0 to 1."""
 
-    backbone: str = "MobileNetV2"
-    """A model of `keras.applications`, or `small_resnet` for tiny images."""
+    # Model
+    backbone: str = "auto"
+    """`EfficientNetLite0`; a model of `keras.applications`, such as `MobileNetV2`;
+    `hub:NAME` for a preset of KerasHub; or `small_resnet` for tiny images. `auto`
+    compares the frozen features of EfficientNetLite0 and MobileNetV2 by
+    cross-validation."""
     backbone_output: str | None = None
     """The backbone's layer whose features are classified; later layers are removed.
     Defaults to the last layer."""
     weights: str | None = "imagenet"
-    """`imagenet` (downloaded once), the path of a weights file for the backbone
-    without its top, or None to start from random weights."""
+    """`imagenet` (installed with EfficientNetLite0, downloaded once for others), the
+    path of a weights file for the backbone without its top, a folder of such files, or
+    None to start from random weights."""
     dropout: Rate = 0.2
     """Dropout rate of the features before the classifier."""
 
-    head_epochs: CountOrZero = 3
-    """Epochs of the first phase, with a frozen backbone; skipped without weights."""
-    epochs: Count = 20
-    """Epochs of the second phase, fine-tuning."""
+    # Training
+    epochs: CountOrZero = 12
+    """Epochs of fine-tuning, which begins with a linear head on frozen features. The
+    head is kept unless an epoch is better on validation images; 0 only fits the
+    head."""
     fine_tune_fraction: Fraction = 0.62
-    """Fraction of the backbone's layers, counted from its end, that the second phase
-    trains; 1 trains all of them, which takes longer. Without weights all are
-    trained."""
+    """Fraction of the backbone's layers, counted from its end, that fine-tuning trains;
+    1 trains all of them, which takes longer. Without weights all are trained."""
     patience: Count | None = None
-    """Epochs without a lower validation loss after which a phase ends early."""
+    """Epochs without a lower validation log loss after which fine-tuning ends."""
+    max_steps: Count | None = 8_000
+    """Largest number of training steps; large data sets get fewer epochs, or a part of
+    one."""
+    max_minutes: Minutes | None = None
+    """Minutes after which the training ends with its best model, those before an
+    interruption included. Reading the data does not count."""
     batch_size: Count = 32
     """Images per training step."""
-    head_learning_rate: LearningRate = 1e-2
-    """Learning rate of the first phase."""
-    learning_rate: LearningRate = 1e-4
-    """Peak learning rate of the second phase: linear warm-up in the first tenth of the
+    learning_rate: LearningRate = 3e-4
+    """Peak learning rate of fine-tuning: linear warm-up in the first tenth of the
     steps, then cosine decay."""
     weight_decay: Weight = 1e-4
     """Decoupled weight decay of AdamW."""
@@ -86,8 +107,13 @@ class Config:
     """Seed of the splits, the initial weights, shuffling and augmentation."""
 
     def __post_init__(self):
-        """Checks the ranges of all numbers."""
+        """Checks the ranges of all numbers, and settings that depend on each other."""
         check_ranges(self)
+        if self.weights is None and not self.epochs:
+            raise BadInput(
+                "--epochs 0 fits a head on pretrained features, but --weights is None; "
+                "raise --epochs, or pass --weights"
+            )
 
 
 def digits():
@@ -100,6 +126,7 @@ def digits():
     return Config(
         data="digits",
         data_licence="UCI Optical Recognition of Handwritten Digits, CC BY 4.0",
+        validation_fraction=0.1,
         image_size=16,
         crop_area=0.7,
         flip=False,
@@ -121,8 +148,10 @@ def flowers():
     return Config(
         data="data/flowers",
         data_licence="Flickr photographs collected by the TensorFlow team, CC BY 2.0",
+        validation_fraction=0.1,
         crop_area=0.4,
-        backbone_output="block_15_add",
+        backbone="EfficientNetLite0",
+        epochs=20,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from sklearn.metrics import top_k_accuracy_score
 
-from apps.common import classification, figures, runs
+from apps.common import baselines, classification, figures, runs
 from apps.common.predictors import data_settings
 from apps.image_classification.config import Config
 from apps.image_classification.data import load_split
@@ -33,9 +33,13 @@ def evaluate(
     examples = load_split(config, split, is_other_data, held_out)
     scores = score(predictor, examples)
     report = summarize(scores)
+    report["baseline"] = baselines.beside(model, split, is_other_data)
     print_report(report)
 
-    folder = figures_folder or runs.evaluation_folder(model, "image_classification")
+    other_data = config.data if is_other_data else None
+    folder = figures_folder or runs.evaluation_folder(
+        model, "image_classification", other_data
+    )
     draw(scores, examples, folder)
     print(f"figures: {folder}")
     return report
@@ -80,6 +84,7 @@ def print_report(report):
     print(f"top-1 accuracy {report['accuracy']:.4f} on {report['examples']} images")
     if "top_5_accuracy" in report:
         print(f"top-5 accuracy {report['top_5_accuracy']:.4f}")
+    classification.print_baseline(report)
     classification.print_speed(report, "image")
 
 

@@ -24,7 +24,7 @@ MAX_FLOAT32_DIFFERENCE = 1e-3
 MAX_ACCURACY_LOSS = 0.01
 
 
-def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
+def export(run: Path, to: Path, variants: Sequence[str], replace: bool = False) -> Path:
     """Publishes a run, as `release` describes it.
 
     The arguments are the flags of the command, described in `__main__.py`.
@@ -33,14 +33,14 @@ def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
         The directory of the version.
 
     Raises:
-        BadInput: The run has no finished training.
+        BadInput: The run has no finished training, or another model is served there.
         ExportRefused: The exported model does not answer as the trained one does.
     """
     runs.require_finished(run)
     config = runs.load_config(Config, run)
     trained = load_run(run)
     classifier = Classifier(
-        fold_batch_normalization(trained.model), trained.class_names
+        fold_batch_normalization(trained.model), trained.class_names, config.resize
     )
     splits = load_examples(config, runs.read_held_out(run))
     return release(
@@ -51,6 +51,7 @@ def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
         bundle(classifier, splits["train"]),
         exam(splits["test"]),
         card(config, classifier, splits),
+        replace,
     )
 
 
@@ -78,7 +79,14 @@ def bundle(classifier, train_examples):
     def calibration():
         chosen = np.random.default_rng(0).permutation(len(train_examples))
         for i in chosen[:NUM_CALIBRATION_IMAGES]:
-            yield {"images": edge.prepare(train_examples.image_bytes(i), size)}
+            yield {
+                "images": edge.prepare(
+                    train_examples.image_bytes(i), size, classifier.resize
+                )
+            }
+
+    def write_settings(folder):
+        runs.write_json(folder / "settings.json", {"resize": classifier.resize})
 
     return Bundle(
         edge.__file__,
@@ -87,6 +95,7 @@ def bundle(classifier, train_examples):
         {"serving_default": score_images},
         labels=classifier.class_names,
         calibration=calibration,
+        write_files=write_settings,
     )
 
 
@@ -122,7 +131,10 @@ def card(config, classifier, splits):
     size = config.image_size
     return Card(
         name=f"Image classification: {', '.join(classifier.class_names)}",
-        description=f"{config.backbone} on {size}×{size} pixels.",
+        description=(
+            f"{config.backbone} on {size}×{size} pixels; images are resized by "
+            f"`{config.resize}`."
+        ),
         unit="images",
         recommendation=(
             f"within {100 * MAX_ACCURACY_LOSS:.0f} point of the SavedModel's accuracy"

@@ -9,15 +9,15 @@ from apps.common.errors import BadInput, closest
 def build_model(
     *, num_classes, image_size, backbone, backbone_output, weights, dropout
 ):
-    """Builds a classifier: backbone, normalized mean of its features, linear head.
+    """Builds a classifier: backbone, mean of its features, linear head.
 
     Args:
         num_classes: Number of classes.
         image_size: Height and width of the input, in pixels.
-        backbone: The name of a model in `keras.applications`, or `small_resnet`.
+        backbone: As for `backbones.load_backbone`, or `small_resnet`.
         backbone_output: The name of the backbone's layer whose features are classified;
             None for the last one.
-        weights: `imagenet`, the path of a weights file, or None for random weights.
+        weights: As for `backbones.load_backbone`.
         dropout: Dropout rate before the head.
 
     Returns:
@@ -40,9 +40,6 @@ def build_model(
     x = preprocess(inputs)
     x = features(x)
     x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)  # (batch, channels)
-    # Backbones differ in the scale of their features. The momentum is low because the
-    # statistics must follow features that are being fine-tuned.
-    x = keras.layers.BatchNormalization(momentum=0.9, name="normalization")(x)
     x = keras.layers.Dropout(dropout, name="dropout")(x)
     scores = keras.layers.Dense(num_classes, "softmax", dtype="float32", name="scores")(
         x

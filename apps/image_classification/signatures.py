@@ -18,14 +18,16 @@ class Classifier:
     Args:
         model: A trained model from `build_model`.
         class_names: The names of its classes, in order.
+        resize: How images become square, as for `images.resize_image`.
 
     Attributes:
         signatures: The exported functions by name, `serving_default` and `tensors`.
     """
 
-    def __init__(self, model, class_names):
+    def __init__(self, model, class_names, resize):
         self.model = model
         self.class_names = tuple(class_names)
+        self.resize = resize
         self.image_size = model.input_shape[1]
         pixels = tf.TensorSpec([None, *model.input_shape[1:]], name="images")
         encoded = tf.TensorSpec([None], tf.string, name="image_bytes")
@@ -49,8 +51,13 @@ class Classifier:
             `classes` and `scores`, both `(batch, classes)`, the best class first.
         """
         size = self.image_size
+
+        def prepare(encoded):
+            image = images.decode_image(encoded)
+            return images.resize_image(image, size, self.resize)
+
         pixels = tf.map_fn(
-            lambda encoded: images.resize_image(images.decode_image(encoded), size),
+            prepare,
             image_bytes,
             fn_output_signature=tf.TensorSpec([size, size, 3]),
         )
@@ -80,7 +87,7 @@ def load_run(run: Path) -> Classifier:
                 dropout=config.dropout,
             )
         model.set_weights(trained.get_weights())
-    return Classifier(model, class_names)
+    return Classifier(model, class_names, config.resize)
 
 
 def load_model(where: str, signature: str = "serving_default") -> Predictor:

@@ -40,7 +40,9 @@ APP = App(
     write_data=write_photos,
     add_data=lambda photos: write_photos(photos.parent, numbers=range(8, 11)),
     settings={
+        "validation_fraction": 0.1,
         "image_size": 24,
+        "resize": "crop",
         "backbone": "small_resnet",
         "weights": None,
         "epochs": 6,
@@ -66,7 +68,7 @@ APP = App(
     min_score=0.8,
     engines=["trained model", "SavedModel", "float32", "dynamic_range", "int8"],
     operations=["CONV_2D"],
-    bundle={"labels.txt"},
+    bundle={"labels.txt", "settings.json"},
     requirement="pillow>=11",
     run_files=["model.keras"],
     figures={"confusion_matrix.png", "worst_mistakes.png"},

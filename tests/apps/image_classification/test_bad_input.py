@@ -68,7 +68,7 @@ def test_weights_that_are_missing_or_do_not_fit_are_refused(refused, tmp_path):
     other.save_weights(tmp_path / "other.weights.h5")
     train = ["train", "flowers", "--data", "digits", "--image-size", 32]
     for weights, says in (
-        ("other.weights.h5", "does not fit MobileNetV2"),
+        ("other.weights.h5", "does not fit EfficientNetLite0"),
         ("nowhere.h5", "is no file"),
     ):
         refused(*train, "--run", "never", "--weights", weights, says=[weights, says])

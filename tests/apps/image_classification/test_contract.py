@@ -1,5 +1,5 @@
-from tests.apps.app_contract import AppContract
+from tests.apps.app_contract import ImageAppContract
 
 
-class TestContract(AppContract):
+class TestContract(ImageAppContract):
     pass

@@ -8,6 +8,7 @@ from PIL import Image
 from apps.common import datasets
 from apps.image_classification import data
 from apps.image_classification.config import CONFIGS, Config
+from tests.apps.image_classification.conftest import COLORS, write_photos
 
 
 def labels_of(examples):
@@ -15,7 +16,7 @@ def labels_of(examples):
 
 
 def test_class_folders_are_split_with_equal_shares_of_every_class(own_data):
-    splits = data.load_examples(Config(str(own_data)))
+    splits = data.load_examples(Config(str(own_data), validation_fraction=0.1))
     assert labels_of(splits["test"]) == [2, 2, 2]
     assert labels_of(splits["validation"]) == [1, 1, 1]
     assert labels_of(splits["train"]) == [5, 5, 5]
@@ -47,7 +48,7 @@ def arrange(photos, root, **splits):
 
 def test_a_val_folder_alone_is_for_testing(own_data, tmp_path):
     arrange(own_data, tmp_path, train=range(6), val=range(6, 8))
-    splits = data.load_examples(Config(str(tmp_path)))
+    splits = data.load_examples(Config(str(tmp_path), validation_fraction=0.1))
     assert all(name.startswith("val/") for name in splits["test"].names)
     assert len(splits["test"]) == 6
     # The images that choose the epoch come from the training images.
@@ -83,17 +84,96 @@ def test_the_digits_are_encoded_images_and_a_quarter_is_for_testing():
     assert everything.image_bytes(0).startswith(b"\x89PNG")
 
 
-def test_unreadable_images_are_named_and_skipped(own_data, tmp_path, capsys):
+def test_what_cannot_be_used_is_named_with_the_reason(own_data, tmp_path, capsys):
     mine = shutil.copytree(own_data, tmp_path / "mine")
     whole = (mine / "red/red_0.jpg").read_bytes()
     (mine / "red/truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (mine / "blue/text.jpg").write_text("no image")
-    splits = data.load_examples(Config(str(mine)))
-    assert sum(map(len, splits.values())) == 24
-    error = capsys.readouterr().err
-    assert error.count("skipped: ") == 2
-    assert "red/truncated.jpg is damaged or truncated" in error
-    assert "blue/text.jpg is not an image" in error
+    (mine / "blue/notes.txt").write_text("three blue images")
+    (mine / "blue/.DS_Store").write_text("hidden")
+    (mine / "loose.jpg").write_bytes(whole)
+    (mine / "empty").mkdir()
+    data.load_examples(Config(str(mine)))
+    skipped = capsys.readouterr().err
+    assert skipped.splitlines() == [
+        "skipped 2 files: is not an image; use JPEG or PNG files: blue/notes.txt, "
+        "blue/text.jpg",
+        "skipped 1 file: is damaged or truncated; replace it: red/truncated.jpg",
+        "skipped 1 file: is in no class folder: loose.jpg",
+        "skipped 1 folder: has no readable image: empty",
+    ]
+    # An evaluation says the same.
+    for is_other_data in (False, True):
+        examples = data.load_split(Config(str(mine)), "all", is_other_data)
+        assert len(examples) == 24
+        assert examples.class_names == ("blue", "green", "red")
+        assert capsys.readouterr().err == skipped
+
+
+def test_images_in_nested_folders_are_of_the_class_above(own_data, tmp_path):
+    mine = shutil.copytree(own_data, tmp_path / "mine")
+    (mine / "red/2024/may").mkdir(parents=True)
+    for path in list((mine / "red").glob("*.jpg"))[:3]:
+        path.rename(mine / "red/2024/may" / path.name)
+    examples = data.load_split(Config(str(mine)), "all")
+    assert labels_of(examples) == [8, 8, 8]
+    nested = [name for name in examples.names if name.startswith("red/2024/may/")]
+    assert len(nested) == 3
+
+
+def test_images_that_tensorflow_does_not_decode_are_converted(own_data, tmp_path):
+    mine = shutil.copytree(own_data, tmp_path / "mine")
+    for path in (mine / "red").iterdir():
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".webp"))
+        path.unlink()
+    config = Config(str(mine), image_size=24)
+    examples = data.load_split(config, "all")
+    assert labels_of(examples) == [8, 8, 8]
+    converted = {name for name in examples.names if name.endswith(".webp")}
+    assert converted == {f"red/red_{i}.webp" for i in range(8)}
+    images = np.concatenate([batch for batch, _ in data.make_batches(examples, config)])
+    color = images[examples.labels == 2].mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(color, COLORS["red"], atol=15)
+
+
+def test_classes_without_training_images_are_named_and_left_out(
+    own_data, tmp_path, capsys
+):
+    arrange(own_data, tmp_path, train=range(6), test=range(6, 8))
+    (tmp_path / "test/blue").rename(tmp_path / "test/brown")
+    (tmp_path / "others").mkdir()
+    shutil.copy(own_data / "red/red_0.jpg", tmp_path / "others")
+    splits = data.load_examples(Config(str(tmp_path)))
+    assert splits["test"].class_names == ("blue", "green", "red")
+    assert labels_of(splits["test"]) == [0, 2, 2]
+    assert capsys.readouterr().err.splitlines() == [
+        "skipped 1 file: is in no split folder: others/red_0.jpg",
+        f"skipped 2 files: is of a class without training images in {tmp_path}: "
+        "test/brown/blue_6.jpg, test/brown/blue_7.jpg",
+    ]
+    other = data.load_split(Config(str(tmp_path)), "test", is_other_data=True)
+    assert other.class_names == ("blue", "brown", "green", "red")
+    assert len(other) == 6
+
+
+def test_other_data_without_splits_is_taken_whole(own_data, tmp_path, capsys):
+    config = Config(str(own_data))
+    assert len(data.load_split(config, "test", is_other_data=True)) == 24
+    out = capsys.readouterr().out
+    assert f"{own_data} has no split 'test'; all 24 examples are scored" in out
+    # A single class, or a test split alone, can be scored too.
+    arrange(own_data, tmp_path / "some", test=range(2))
+    shutil.rmtree(tmp_path / "some/test/blue")
+    shutil.rmtree(tmp_path / "some/test/red")
+    config = Config(str(tmp_path / "some"))
+    assert len(data.load_split(config, "test", is_other_data=True)) == 2
+
+
+def test_two_images_of_a_class_are_enough(tmp_path):
+    splits = data.load_examples(Config(str(write_photos(tmp_path, numbers=range(2)))))
+    assert labels_of(splits["train"]) == labels_of(splits["test"]) == [1, 1, 1]
+    assert len(splits["validation"])
 
 
 def test_tensorflow_datasets_are_read(tmp_path):
