@@ -2,6 +2,7 @@
 
 from layers.additive_attention import AdditiveAttention
 from layers.atrous_spatial_pyramid_pooling import AtrousSpatialPyramidPooling
+from layers.bigram_classifier import BigramClassifier
 from layers.dense_crf import DenseCRF
 from layers.gru import GRU
 from layers.lstm import LSTM
@@ -13,6 +14,7 @@ __all__ = [
     "LSTM",
     "AdditiveAttention",
     "AtrousSpatialPyramidPooling",
+    "BigramClassifier",
     "DenseCRF",
     "MultiplicativeAttention",
     "ResidualBlock",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import metrics
+from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 from apps.common.errors import BadInput
@@ -122,6 +123,19 @@ def summarize(scores: Scores) -> dict[str, Any]:
             for i, name in enumerate(scores.class_names)
         },
     }
+
+
+def softmax_weights(regression: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
+    """Returns a fitted logistic regression as the weights of a softmax layer.
+
+    Returns:
+        The kernel, `(features, classes)`, and the bias, `(classes,)`.
+    """
+    kernel, bias = regression.coef_.T, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn has a single logit for two.
+        kernel = np.concatenate([-kernel, kernel], axis=1) / 2
+        bias = np.concatenate([-bias, bias]) / 2
+    return kernel, bias
 
 
 def print_classes(report: Mapping[str, Any]) -> None:

@@ -164,7 +164,8 @@ class Progress(keras.callbacks.Callback):
 def describe(logs: Mapping[str, float]) -> str:
     """Returns the metrics of an epoch as a text, those of the validation last."""
     names = sorted(
-        logs.keys() - {"seconds"}, key=lambda name: ("loss" not in name, name)
+        logs.keys() - {"seconds"},
+        key=lambda name: (name.removeprefix("val_") != "loss", name),
     )
     texts = {
         name: f"{name.removeprefix('val_').replace('_', ' ')} {logs[name]:.4f}"

@@ -15,6 +15,7 @@ from apps.common import backbones, datasets, runs
 from apps.common.errors import BadInput
 from apps.image_classification.config import BACKBONES, RESIZINGS
 from apps.image_classification.data import make_batches
+from apps.image_classification.model import truncate
 
 # Images whose features are extracted at most, for the head and for the choice of the
 # backbone.
@@ -69,6 +70,8 @@ def choose(config, examples):
     for name, resize in itertools.product(loaded, resizings):
         candidate = dataclasses.replace(config, backbone=name, resize=resize)
         preprocess, backbone = loaded[name]
+        if config.backbone_output:
+            backbone = truncate(backbone, config.backbone_output)
         inputs = keras.Input(shape)
         pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(inputs)))
         features = extract(keras.Model(inputs, pooled), few, candidate)
@@ -199,20 +202,3 @@ def fit(features, labels, is_balanced):
 def _regression(strength, is_balanced=False):
     class_weight = "balanced" if is_balanced else None
     return LogisticRegression(C=strength, max_iter=500, class_weight=class_weight)
-
-
-def to_weights(regression, num_classes):
-    """Returns a logistic regression as the weights of a softmax layer.
-
-    Args:
-        regression: From `fit`.
-        num_classes: Number of classes.
-
-    Returns:
-        The kernel, float32 `(channels, num_classes)`, and the bias `(num_classes,)`.
-    """
-    coefficients, intercepts = regression.coef_, regression.intercept_
-    if num_classes == 2:  # Scikit-learn has one row, the difference of both classes.
-        coefficients = np.concatenate([-coefficients, coefficients]) / 2
-        intercepts = np.concatenate([-intercepts, intercepts]) / 2
-    return [coefficients.T.astype("float32"), intercepts.astype("float32")]

@@ -10,7 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from apps.common import backbones, baselines, datasets, figures, runs, schedules
+from apps.common import (
+    backbones,
+    baselines,
+    classification,
+    datasets,
+    figures,
+    runs,
+    schedules,
+)
 from apps.image_classification import linear_head
 from apps.image_classification.config import Config
 from apps.image_classification.data import load_examples, make_batches
@@ -178,8 +186,8 @@ def keep_head(features, config, run):
 
 def set_head(model, regression):
     """Gives the model the head that `linear_head.fit` returns."""
-    scores = model.get_layer("scores")
-    scores.set_weights(linear_head.to_weights(regression, scores.units))
+    weights = classification.softmax_weights(regression)
+    model.get_layer("scores").set_weights(weights)
 
 
 def compile_model(model, config, learning_rate):

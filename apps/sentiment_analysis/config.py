@@ -6,6 +6,7 @@ from typing import Annotated
 from apps.common.ranges import (
     Count,
     LearningRate,
+    Minutes,
     PartialFraction,
     Range,
     Rate,
@@ -17,11 +18,12 @@ from apps.common.ranges import (
 
 @dataclass(frozen=True)
 class Config:
-    """Trains a text classifier: a bidirectional LSTM with attention.
+    """Trains a text classifier: an LSTM with attention, mixed with a linear model.
 
     The defaults suit your own short texts, such as messages and reviews.
     """
 
+    # Data
     data: str
     """A TSV or CSV file with a header row, a column of texts and a column of labels; a
     folder with such files named `train`, `val` and `test`; `tfds:NAME` for TensorFlow
@@ -36,6 +38,7 @@ class Config:
     """Fraction of the training texts held out for validation, if the data has no
     validation split."""
 
+    # Model
     vocabulary_size: Annotated[int, Range(10, 10**6)] = 8000
     """Maximum number of subword tokens in the vocabulary; few texts yield fewer."""
     max_tokens: Count = 256
@@ -59,10 +62,24 @@ class Config:
     dropout: Rate = 0.4
     """Dropout rate of the LSTM's outputs and of the attention context."""
 
+    linear_branch: bool = True
+    """Mix the network with a linear model, if validation texts prefer that. Turn it off
+    if texts of another time or source than the training texts are to be classified."""
+    max_pairs: Count = 2**17
+    """Size of the linear branch's table of pairs of neighbouring tokens; few texts get
+    a smaller one."""
+
+    # Training
     epochs: Count = 20
     """Maximum number of epochs."""
     patience: Count | None = 5
     """Epochs without a better validation macro recall after which training stops."""
+    max_steps: Count | None = 20_000
+    """Largest number of training steps; large data sets get fewer epochs, or a part of
+    one."""
+    max_minutes: Minutes | None = None
+    """Minutes after which the training ends with its best model, those before an
+    interruption included. Reading the data does not count."""
     batch_size: Count = 32
     """Texts per training step, of similar lengths."""
     learning_rate: LearningRate = 2e-3
@@ -122,6 +139,7 @@ def tweets() -> Config:
         ),
         label_column="label_name",
         vocabulary_size=16000,
+        linear_branch=False,  # The test tweets are of another year.
         token_dropout=0.2,
         embedding_dropout=0.3,
         dropout=0.5,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from apps.common import classification, figures, runs
+from apps.common import baselines, classification, figures, runs
 from apps.common.predictors import data_settings
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_split
@@ -40,9 +40,14 @@ def evaluate(
     print(f"{len(examples)} texts of {config.data}")
     scores = score(predictor, examples)
     report = summarize(scores)
+    if baseline := baselines.beside(model, split, is_other_data):
+        report["baseline"] = baseline
     print_report(report)
 
-    folder = figures_folder or runs.evaluation_folder(model, "sentiment_analysis")
+    other_data = config.data if is_other_data else None
+    folder = figures_folder or runs.evaluation_folder(
+        model, "sentiment_analysis", other_data
+    )
     draw(scores, examples, predictor, folder)
     print(f"figures: {folder}")
     return report
@@ -94,6 +99,11 @@ def print_report(report):
     print(f"accuracy {report['accuracy']:.4f} on {report['examples']} texts")
     print(f"macro F1 {report['macro_f1']:.4f}")
     print(f"expected calibration error {report['expected_calibration_error']:.4f}")
+    if baseline := report.get("baseline"):
+        print(
+            f"baseline: macro recall {baseline['macro_recall']:.4f}, accuracy "
+            f"{baseline['accuracy']:.4f} ({baseline['name']})"
+        )
     classification.print_speed(report, "text")
 
 

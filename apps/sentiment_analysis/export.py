@@ -27,7 +27,7 @@ DIFFERENCE_QUANTILE = 0.999
 MAX_CHANGED_CLASSES = 0.01
 
 
-def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
+def export(run: Path, to: Path, variants: Sequence[str], replace: bool = False) -> Path:
     """Publishes a run, as `release` describes it.
 
     The arguments are the flags of the command, described in `__main__.py`.
@@ -36,7 +36,7 @@ def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
         The directory of the version.
 
     Raises:
-        BadInput: The run has no finished training.
+        BadInput: The run has no finished training, or another model is served there.
         ExportRefused: The exported model does not answer as the trained one does.
     """
     runs.require_finished(run)
@@ -51,6 +51,7 @@ def export(run: Path, to: Path, variants: Sequence[str]) -> Path:
         bundle(classifier),
         exam(splits["test"]),
         card(config, classifier, splits),
+        replace,
     )
 
 
@@ -131,7 +132,8 @@ def card(config, classifier, splits):
     return Card(
         name=f"Sentiment analysis: {', '.join(classifier.class_names)}",
         description=(
-            f"A bidirectional LSTM of {config.units} units with attention, on "
+            f"A bidirectional LSTM of {config.units} units with attention"
+            f"{', mixed with a linear model,' if config.linear_branch else ''} on "
             f"{len(classifier.tokenizer)} subword tokens."
         ),
         unit="texts",

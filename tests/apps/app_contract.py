@@ -39,6 +39,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import ExifTags, Image, ImageOps
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -155,12 +156,14 @@ class Training(NamedTuple):
         files_before: The settings, the vocabulary and other files that were written
             when it was killed, with their contents.
         output: What the resumed training printed.
+        errors: What the killed one printed on standard error.
     """
 
     run: Path
     epochs_before: int
     files_before: dict[str, bytes]
     output: str
+    errors: str
 
 
 class Result(NamedTuple):
@@ -186,17 +189,30 @@ def succeed(name, *arguments):
     return result.out
 
 
+def run_alone(name, *arguments):
+    """Runs `python -m apps.NAME ARGUMENTS` in its own process; returns its `Result`."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"apps.{name}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
 def train_and_kill(app, data, run):
     """Trains, kills the process in the second epoch, and resumes."""
     arguments = ["train", *app.flags(data), "--run", str(run)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"apps.{app.name}", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    errors = run.parent / "errors.txt"
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"apps.{app.name}", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=ROOT,
+        )
     seen = b""
-    while not re.search(rb"Epoch 2/\d+.*?\b[1-9]\d*/\d", seen, re.DOTALL):
+    while not re.search(rb"^epoch 1 of ", seen, re.MULTILINE):
         part = os.read(process.stdout.fileno(), 1 << 12)
         assert part, seen.decode()  # It ended by itself.
         seen += part
@@ -208,12 +224,13 @@ def train_and_kill(app, data, run):
         for path in run.iterdir()
         if path.suffix in (".json", ".model")
     }
-    backup = max((run / "backup").rglob("epoch_*.weights.h5"))
+    backup, _ = runs.backups(run / "backup")[-1]
     return Training(
         run,
-        epochs_before=int(backup.name.removeprefix("epoch_").split(".")[0]),
+        epochs_before=backup.epochs,
         files_before=files,
         output=succeed(app.name, *arguments),
+        errors=errors.read_text(),
     )
 
 
@@ -257,7 +274,9 @@ def fixtures(app):
     def exported(run, tmp_path_factory):
         to = tmp_path_factory.mktemp("saved_models") / app.name
         (to / ".export/1").mkdir(parents=True)  # As a killed export leaves it.
-        succeed(app.name, "export", "--run", run, "--to", to)
+        result = run_alone(app.name, "export", "--run", run, "--to", to)
+        assert result.status == 0, result.err
+        (to.parent / "errors.txt").write_text(result.err)
         return to
 
     @session
@@ -304,8 +323,11 @@ class AppContract:
     def test_a_killed_training_resumes(self, training, config):
         assert 1 <= training.epochs_before < config.epochs
         assert "finished.json" not in training.files_before
-        assert f"Epoch {training.epochs_before + 1}/" in training.output
-        assert f"Epoch {training.epochs_before}/" not in training.output
+        # One line for each epoch, without a progress bar.
+        lines = re.findall(r"^epoch (\d+) of \d+: loss .* s", training.output, re.M)
+        missing = range(training.epochs_before, config.epochs)
+        assert lines == [str(epoch + 1) for epoch in missing]
+        assert not re.search(r"[\r\b\x1b]", training.output + training.errors)
         epochs = [row["epoch"] for row in runs.read_history(training.run)]
         assert epochs == list(range(config.epochs))
         assert {"config.json", "held_out.json"} <= set(training.files_before)
@@ -319,13 +341,32 @@ class AppContract:
         assert list(names(run / "backup"))
         assert runs.summary(run)["epochs"] == config.epochs
 
+    def test_a_training_begins_with_what_was_read(self, app, training, own_data):
+        everything = sum(app.num_examples.values())
+        assert training.output.startswith(f"{own_data}: {everything} ")
+        for split, number in app.num_examples.items():
+            assert re.search(rf"^  {split}: {number}\b", training.output, re.MULTILINE)
+
     def test_a_finished_training_is_not_repeated(self, app, run, own_data):
         before = (run / "model.keras").stat().st_mtime_ns
         out = succeed(app.name, "train", *app.flags(own_data), "--run", run)
-        assert "Epoch" not in out
+        assert "epoch 1 of" not in out
         assert "is kept, with validation " in out
         assert out.endswith(f"run: {run}\n")
         assert (run / "model.keras").stat().st_mtime_ns == before
+
+    def test_a_training_can_be_limited(self, app, config, tmp_path, monkeypatch):
+        class Started(Exception):
+            pass
+
+        def fit(model, batches, *arguments, **options):
+            raise Started(len(batches), options["epochs"], options["max_minutes"])
+
+        monkeypatch.setattr(runs, "fit", fit)
+        config = dataclasses.replace(config, max_steps=1, max_minutes=5)
+        with pytest.raises(Started) as started:
+            app.module("train").train(config, tmp_path / "run")
+        assert started.value.args == (1, 1, 5)
 
     # Evaluation and prediction.
 
@@ -364,6 +405,22 @@ class AppContract:
         everything = sum(app.num_examples.values())
         assert report[app.counted] in (app.num_examples["test"], everything)
         assert report[app.metric] >= app.min_score
+
+    def test_other_data_without_splits_is_scored_whole(
+        self, app, exported, own_data, tmp_path, monkeypatch
+    ):
+        other = copy(own_data, tmp_path)
+        monkeypatch.chdir(tmp_path)
+        evaluate = [app.name, "evaluate", "--model", exported / "1", "--json"]
+        out = succeed(*evaluate, "--data", other)
+        everything = sum(app.num_examples.values())
+        says = f"{other} has no split 'test'; all {everything} examples are scored\n"
+        assert says in out
+        assert json.loads(out.splitlines()[-1])[app.counted] == everything
+        (folder,) = (tmp_path / "runs" / app.name).iterdir()
+        assert folder.name.startswith("evaluation_")
+        assert folder.name.endswith(own_data.name)
+        assert names(folder) == app.figures
 
     def test_predict_prints_and_draws(self, app, run, exported, own_data, tmp_path):
         figure = tmp_path / "deep/figure.png"
@@ -428,18 +485,12 @@ class AppContract:
         self, app, run, exported, addresses, load_model, own_data
     ):
         inputs = app.inputs(own_data)
-        engines = {
-            "SavedModel": exported / "1",
-            "float32": float32(exported),
-            "REST": addresses[0],
-            "gRPC": addresses[1],
-        }
         for signature in app.signatures:
             if signature == "tensors":
                 continue
             expected = load_model(run, signature)(inputs)
             assert set(expected) == app.signatures[signature][1]
-            for engine, where in engines.items():
+            for engine, where in exported_engines(exported, addresses).items():
                 answers = load_model(where, signature)(inputs)
                 assert set(answers) == set(expected), engine
                 app.check_alike(answers, expected, engine, signature)
@@ -484,7 +535,11 @@ class AppContract:
         card = read_json(exported / "card.json")
         others = set(lite.VARIANTS) & set(app.engines) - {recommended(card)}
         found = names(exported / "edge") - {f"{other}.tflite" for other in others}
-        assert found == app.bundle | {"model.tflite", "requirements.txt", "run.py"}
+        link = exported / "edge" / f"{recommended(card)}.tflite"
+        assert link.readlink() == Path("model.tflite")
+        assert found - {link.name} == (
+            app.bundle | {"model.tflite", "requirements.txt", "run.py"}
+        )
         requirements = (exported / "edge/requirements.txt").read_text().splitlines()
         assert requirements == [*lite.REQUIREMENTS, app.requirement]
         assert runs.read_held_out(exported) == runs.read_held_out(run)
@@ -519,6 +574,7 @@ class AppContract:
             assert f"| {name} |" in text
         for name in app.signatures:
             assert f"`{name}`" in text
+        assert config.data not in text
         for operation in app.operations:
             assert operation in card["operations"]
             assert operation in text
@@ -573,6 +629,27 @@ class AppContract:
             if says:
                 refused("predict", *values, "--model", run, says=[says])
 
+    def test_files_that_cannot_be_written_are_named(
+        self, app, run, exported, own_data, refused
+    ):
+        Path("file").touch()
+        some = app.arguments(own_data)
+        predict = ["predict", *some, "--model", exported / "edge", "--figure"]
+        evaluate = ["evaluate", "--model", exported / "edge", "--figures"]
+        train = ["train", *app.flags(own_data), "--run"]
+        for command in (predict, evaluate, train, ["export", "--run", run, "--to"]):
+            refused(*command, "file/a/b", says=["file/a", "Not a directory; correct"])
+        refused(*predict, "/dev/full", says=["No space left on device; free some"])
+        result = run_app(app.name, *predict, "/dev/full")
+        check_lines(result.out.splitlines(), app.answers)
+
+    def test_another_model_is_not_replaced(self, run, exported, refused, tmp_path):
+        models = shutil.copytree(exported, tmp_path / "models", symlinks=True)
+        card = {**read_json(exported / "card.json"), "name": "Another model"}
+        runs.write_json(models / "card.json", card)
+        says = ["models serves 'Another model'", "add --replace"]
+        refused("export", "--run", run, "--to", "models", says=says)
+
     def test_missing_data_is_refused(self, refused):
         refused("train", "--data", "nowhere", says=[" nowhere", "--data"])
 
@@ -589,7 +666,7 @@ class AppContract:
         ("name", "value"),
         [
             *(("--learning-rate", value) for value in ("nan", "-1", "0", "inf")),
-            *(("--epochs", 0), ("--batch-size", 0), ("--seed", -1)),
+            *(("--epochs", -1), ("--batch-size", 0), ("--seed", -1)),
         ],
     )
     def test_numbers_out_of_range_are_refused(self, name, value, refused):
@@ -610,6 +687,20 @@ class AppContract:
     def test_a_run_with_other_settings_is_refused(self, app, run, own_data, refused):
         train = ["train", *app.flags(own_data), "--run", run]
         refused(*train, "--seed", 7, says=[str(run), "another seed; pass --run"])
+
+    def test_a_run_in_training_is_not_trained_twice(
+        self, app, run, own_data, refused, tmp_path
+    ):
+        mine = Path(shutil.copytree(run, tmp_path / "mine"))
+        with runs.locked(mine):
+            before = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
+            train = ["train", *app.flags(own_data), "--run", mine]
+            refused(*train, says=[f"another training uses {mine}; wait"])
+            after = {path: path.stat().st_mtime_ns for path in mine.rglob("*")}
+            assert after == before
+            # It can be used.
+            some = app.arguments(own_data)[:1]
+            succeed(app.name, "predict", *some, "--model", mine, "--figure", "a.png")
 
     def test_something_that_is_no_model_is_refused(self, app, own_data, refused):
         some = app.arguments(own_data)[:1]
@@ -659,7 +750,7 @@ class AppContract:
         recorded = read_json(run / "config.json")
         before = keras.config.dtype_policy().name
         for settings, says in (
-            ({"epochs": 0}, "error: --epochs 0 must be from"),
+            ({"epochs": -1}, "error: --epochs -1 must be from"),
             ({"no_setting": 1}, "had the settings no_setting; train"),
             *app.bad_settings,
         ):
@@ -675,6 +766,33 @@ class AppContract:
         refused("export", "--run", "unfinished", says=says)
 
     # The command line and the code.
+
+    def test_commands_print_no_noise(self, app, training, exported, tmp_path):
+        assert training.errors == ""
+        assert (exported.parent / "errors.txt").read_text() == ""
+        figure = ["--figure", tmp_path / "figure.png"]
+        figures = ["--figures", tmp_path / "figures"]
+        for command in (
+            ["predict", "--model", training.run, *figure],
+            ["evaluate", "--model", exported / "edge", *figures],
+        ):
+            result = run_alone(app.name, *command)
+            assert (result.status, result.err) == (0, "")
+
+    def test_an_export_goes_into_the_run_unless_named(self, app, monkeypatch):
+        calls = []
+
+        def export(run, to, *options):
+            calls.append((run, to, options[-1]))
+            return to / "1"
+
+        monkeypatch.setattr(app.module("export"), "export", export)
+        succeed(app.name, "export", "--run", "mine")
+        succeed(app.name, "export", "--run", "mine", "--to", "models", "--replace")
+        assert calls == [
+            (Path("mine"), Path("mine/export"), False),
+            (Path("mine"), Path("models"), True),
+        ]
 
     def test_help_lists_every_setting_without_tensorflow(self, app):
         done = subprocess.run(
@@ -694,6 +812,8 @@ class AppContract:
         )
         for field in dataclasses.fields(app.config_class):
             assert flag(field.name) in done.stdout
+        for group in ("data", "model", "training", "output"):
+            assert f" {group} options " in done.stdout
         imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
         assert not {"tensorflow", "keras"} & imported
 
@@ -728,14 +848,34 @@ class AppContract:
             for name, value in least.items():
                 assert rows[engine][name] >= value
         assert app.config_class(**tuples(card["config"]))
-        size = sum(f.stat().st_size for f in released(app).rglob("*") if f.is_file())
-        assert size <= app.max_released_mb * 1e6
+        assert release.size_mb([released(app)]) <= app.max_released_mb
+        link = released(app) / "edge" / f"{recommended(card)}.tflite"
+        assert link.readlink() == Path("model.tflite")
 
     def test_the_released_model_answers_in_stock_tensorflow(self, app, stock_answers):
         assert set(stock_answers[1]) == set(app.signatures) - {"tensors"}
         for signature, answers in stock_answers[1].items():
             assert set(answers) == app.signatures[signature][1]
             assert all(len(value) == 2 for value in answers.values())
+
+
+class ImageAppContract(AppContract):
+    """The checks of applications that read images."""
+
+    def test_photographs_are_turned_upright_by_five_engines(
+        self, app, run, exported, addresses, load_model
+    ):
+        photographs, upright, stored = oriented_photographs()
+        engines = {"trained model": run, **exported_engines(exported, addresses)}
+        for signature in set(app.signatures) - {"tensors"}:
+            expected = load_model(run, signature)(upright)
+            for engine, where in engines.items():
+                answers = load_model(where, signature)(photographs)
+                app.check_alike(answers, expected, engine, signature)
+            answers = load_model(run, signature)(stored)
+            # Masks of other sizes cannot even be compared.
+            with pytest.raises((AssertionError, ValueError)):
+                app.check_alike(answers, expected, "trained model", signature)
 
 
 class TextAppContract(AppContract):
@@ -776,18 +916,43 @@ class TextAppContract(AppContract):
         ):
             refused("predict", "--model", run, "--file", file, says=says)
 
-    def test_a_device_reads_lines_and_bytes_that_are_not_utf8(self, app, device):
+    def test_lines_that_are_not_utf8_are_refused_on_a_device(self, device):
         bundle, python = device
-        text = b"so \xff\xc3 good"
-        program = [python, bundle / "run.py"]
-        outputs = [
-            subprocess.run(
-                [*program, argument], input=text, capture_output=True, check=True
-            ).stdout
-            for argument in (text, b"-")
-        ]
-        assert outputs[0].strip()
-        assert outputs[0].split(b"\t")[0] == outputs[1].split(b"\t")[0]
+        done = subprocess.run(
+            [python, bundle / "run.py", "-"],
+            input=b"so\ncaf\xe9\n",
+            capture_output=True,
+        )
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.startswith(b"error: line 2 is not UTF-8")
+
+    def test_blank_lines_keep_their_place(
+        self, app, exported, device, own_data, tmp_path
+    ):
+        bundle, python = device
+        first, second, *_ = app.arguments(own_data)
+        content = f"\ufeff{first}\r\n\n \n{second}\n\n".encode()
+        (tmp_path / "texts.txt").write_bytes(content)
+        out = succeed(
+            *(app.name, "predict", "--file", tmp_path / "texts.txt"),
+            *("--model", exported / "1", "--figure", tmp_path / "figure.png"),
+        )
+        done = subprocess.run(
+            [python, bundle / "run.py", "-"],
+            input=content,
+            capture_output=True,
+            check=True,
+        )
+        for lines in (out.splitlines()[:-1], done.stdout.decode().splitlines()):
+            assert [bool(line) for line in lines] == [True, False, False, True, False]
+
+    def test_a_text_of_unknown_words_is_reported(self, app, run, own_data, tmp_path):
+        some = app.arguments(own_data)[0]
+        flags = ["--model", run, "--figure", tmp_path / "figure.png"]
+        result = run_app(app.name, "predict", some, "Привет, мир", *flags)
+        assert result.status == 0
+        assert result.err.startswith('text 2, "Привет, мир": ')
+        assert "tokens are unknown to the model" in result.err
 
 
 def unreadable_texts(folder):
@@ -798,7 +963,7 @@ def unreadable_texts(folder):
         ([" "], "text 1 is empty", empty),
         (["so", " \n\t"], "text 2 is empty", empty),
         (["-"], None, empty),
-        (["so", not_utf8], "text 2 is not UTF-8", None),
+        (["so", not_utf8], "text 2 is not UTF-8", "text 2 is not UTF-8"),
     ]
 
 
@@ -808,6 +973,12 @@ def unreadable_images(folder):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), "uint8")
     whole = tf.io.encode_jpeg(pixels).numpy()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(pixels).save(folder / "web.webp")
+    Image.fromarray(pixels).convert("P").save(folder / "palette.bmp")
+    says = {
+        "web.webp": "is a WEBP image; convert it to JPEG or PNG",
+        "palette.bmp": "is a BMP image with a palette; convert it to PNG",
+    }
     return [
         (["text.jpg"], "text.jpg is not an image", "text.jpg cannot be read as an"),
         (
@@ -816,7 +987,36 @@ def unreadable_images(folder):
             "truncated.jpg cannot be read as an image",
         ),
         (["nowhere.jpg"], "nowhere.jpg cannot be read", "nowhere.jpg cannot be read"),
+        *(([name], f"{name} {text}", text) for name, text in says.items()),
     ]
+
+
+def oriented_photographs():
+    """Returns one image as a camera stores it in each orientation.
+
+    Returns:
+        JPEG files of all orientations (Exif), the same images turned upright, and the
+        same images as they are stored; the last two as PNG files.
+    """
+    pixels = np.full((48, 80, 3), (40, 60, 200), "uint8")
+    pixels[:, :40] = (200, 50, 40)
+    pixels[:10, :30] = (50, 180, 60)
+    photographs, upright, stored = [], [], []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        photographs.append(encode(Image.fromarray(pixels), "JPEG", exif=exif))
+        with Image.open(io.BytesIO(photographs[-1])) as image:
+            upright.append(encode(ImageOps.exif_transpose(image), "PNG"))
+            stored.append(encode(Image.fromarray(np.asarray(image)), "PNG"))
+    return photographs, upright, stored
+
+
+def encode(image, format, **options):
+    """Returns the file of an image."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
 
 
 def names(folder):
@@ -853,6 +1053,16 @@ def check_lines(lines, patterns):
 def recommended(card):
     """Returns the recommended variant of a card."""
     return re.search(r"on a device: (\w+)", card["recommended"])[1]
+
+
+def exported_engines(exported, addresses):
+    """Returns the places of an exported model, by engine."""
+    return {
+        "SavedModel": exported / "1",
+        "float32": float32(exported),
+        "REST": addresses[0],
+        "gRPC": addresses[1],
+    }
 
 
 def float32(exported):

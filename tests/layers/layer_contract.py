@@ -17,6 +17,7 @@ def check_layer(
     trainable_weights=0,
     *,
     num_learning_inputs=None,
+    max_integer=None,
     runs_in_lite=True,
 ):
     """Checks shapes, gradients, configuration, saving, precision and exports.
@@ -31,6 +32,8 @@ def check_layer(
         trainable_weights: Expected number of trainable weights.
         num_learning_inputs: Number of inputs, counted from the first, that gradients
             must reach. Defaults to all inputs.
+        max_integer: If given, the inputs are int32, from 0 to below this. Gradients
+            reach none of them.
         runs_in_lite: If True, TensorFlow Lite must be able to run the layer.
     """
     has_several_inputs = isinstance(input_shape, list)
@@ -41,6 +44,10 @@ def check_layer(
 
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    if max_integer:
+        num_learning_inputs = 0
+        arrays = [rng.integers(max_integer, size=s, dtype="int32") for s in shapes]
+    dtype = arrays[0].dtype.name
     inputs = pack(arrays)
     layer = layer_class(**arguments)
     outputs = layer(inputs).numpy()
@@ -51,7 +58,9 @@ def check_layer(
     compiled = tf.function(layer)(pack(map(tf.constant, arrays)))
     np.testing.assert_allclose(compiled, outputs, rtol=1e-5, atol=1e-5)
     unknown = [(*(None for _ in shape[:-1]), shape[-1]) for shape in shapes]
-    symbolic = layer_class(**arguments)(pack(map(keras.KerasTensor, unknown)))
+    symbolic = layer_class(**arguments)(
+        pack(keras.KerasTensor(shape, dtype) for shape in unknown)
+    )
     assert len(symbolic.shape) == len(output_shape)
     assert symbolic.shape[-1] == output_shape[-1]
     assert tuple(layer.compute_output_shape(pack(unknown))) == tuple(symbolic.shape)
@@ -77,7 +86,7 @@ def check_layer(
 
     # A saved model reloads without `custom_objects` and gives the same outputs.
     named = [
-        keras.Input(batch_shape=shape, name=f"inputs_{i}")
+        keras.Input(batch_shape=shape, dtype=dtype, name=f"inputs_{i}")
         for i, shape in enumerate(shapes)
     ]
     model = keras.Model(named, layer(pack(named)))
@@ -86,16 +95,18 @@ def check_layer(
     reloaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(reloaded(arrays), expected, rtol=1e-6, atol=1e-6)
 
-    # Mixed precision computes in float16 and keeps the weights in float32.
+    # Mixed precision computes in float16 and keeps the weights as they are.
     half = layer_class(**arguments, dtype="mixed_float16")
     assert half(inputs).dtype == "float16"
-    assert all(weight.dtype == "float32" for weight in half.weights)
+    assert [w.dtype for w in half.weights] == [w.dtype for w in layer.weights]
+    assert all(weight.dtype in ("float32", "int32") for weight in half.weights)
 
     # The layer exports to TensorFlow Serving and to TensorFlow Lite.
     signature = tf.function(
         lambda *inputs: {"outputs": model(inputs)},
         input_signature=[
-            tf.TensorSpec(shape, name=f"inputs_{i}") for i, shape in enumerate(shapes)
+            tf.TensorSpec(shape, dtype, name=f"inputs_{i}")
+            for i, shape in enumerate(shapes)
         ],
     )
     feed = {f"inputs_{i}": array for i, array in enumerate(arrays)}

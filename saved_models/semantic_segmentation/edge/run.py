@@ -5,6 +5,7 @@ It needs numpy, pillow and ai-edge-litert (requirements.txt), but no TensorFlow.
 
 import argparse
 import io
+import struct
 import sys
 from pathlib import Path
 
@@ -13,6 +14,17 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageColor, ImageDraw
 
 BUNDLE = Path(__file__).parent
+FORMATS = {"JPEG", "MPO", "PNG", "GIF", "BMP"}  # Those that the served model decodes.
+# What turns a photograph upright, by its orientation in Exif data.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
@@ -80,14 +92,37 @@ def read_labels(folder):
 
 
 def decode(image_bytes):
-    """Decodes an image as the served model does: to 8-bit RGB, on white."""
+    """Decodes an image as the served model does: upright, to 8-bit RGB on white."""
     with Image.open(io.BytesIO(image_bytes)) as image:
+        if image.format not in FORMATS:
+            raise ValueError(f"it is a {image.format} image; convert it to JPEG or PNG")
+        if image.format == "BMP" and image.mode in ("1", "P"):
+            raise ValueError("it is a BMP image with a palette; convert it to PNG")
+        if image.format in ("JPEG", "MPO"):
+            turn = TURNS.get(read_orientation(image.info.get("exif", b"")))
+            image = image if turn is None else image.transpose(turn)
         if image.mode.startswith("I"):  # 16 bits; Pillow would clip them.
             image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         return image.convert("RGB")
+
+
+def read_orientation(exif):
+    """Returns the orientation in Exif data; 1, upright, if it is damaged or missing."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (num_entries,) = struct.unpack_from(f"{order}H", tiff, start)
+        for i in range(num_entries):
+            entry = struct.unpack_from(f"{order}HHIHxx", tiff, start + 2 + 12 * i)
+            if entry[:3] == (0x0112, 3, 1) and 1 <= entry[3] <= 8:
+                return entry[3]
+    except (KeyError, struct.error):
+        pass
+    return 1
 
 
 def prepare(image_bytes, height, width):
@@ -100,7 +135,7 @@ def prepare(image_bytes, height, width):
 
     Returns:
         The padded image, float32 `(1, height, width, 3)`, RGB from 0 to 255; the size
-        of the image without the padding; and the size of the original image.
+        of the image without the padding; and the size of the upright original.
     """
     image = np.asarray(decode(image_bytes), "float32")
     rows, columns = image.shape[:2]

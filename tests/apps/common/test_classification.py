@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
 from apps.common import classification
@@ -92,3 +93,15 @@ def test_the_table_has_a_line_for_each_class(capsys):
     assert (bee.split()[0], cat.split()[0]) == ("bee", "cat")
     assert speed == "0.5 s, 8 words a second"
     classification.print_speed({**report, "seconds": 0.0}, "word")  # Not timed.
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_a_regression_becomes_a_softmax_layer(num_classes):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 5))
+    labels = rng.integers(0, num_classes, 60)
+    regression = LogisticRegression().fit(features, labels)
+    kernel, bias = classification.softmax_weights(regression)
+    logits = features @ kernel + bias
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(scores, regression.predict_proba(features), atol=1e-6)

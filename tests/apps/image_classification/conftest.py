@@ -32,7 +32,8 @@ def check_alike(answers, expected, engine, signature):
         order = answers["classes"].astype(bytes).argsort(axis=1)
         return np.take_along_axis(answers["scores"], order, axis=1)
 
-    np.testing.assert_allclose(by_name(answers), by_name(expected), atol=1e-3)
+    # The SavedModel has weights of half precision.
+    np.testing.assert_allclose(by_name(answers), by_name(expected), atol=5e-3)
 
 
 APP = App(
@@ -80,7 +81,7 @@ APP = App(
         ),
     ],
     preset=("flower", "flowers"),
-    released={"SavedModel": {"accuracy": 0.92}, "int8": {"accuracy": 0.91}},
+    released={"SavedModel": {"accuracy": 0.935}, "int8": {"accuracy": 0.93}},
     max_released_mb=15,
 )
 

@@ -3,7 +3,6 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from apps.common import backbones, runs
 from apps.common.errors import BadInput
@@ -31,18 +30,6 @@ def seeing(inputs):
 def load(features):
     inputs = keras.Input(SHAPE)
     return lambda pixels: pixels, keras.Model(inputs, features(inputs))
-
-
-@pytest.mark.parametrize("num_classes", [2, 4])
-def test_a_regression_becomes_a_softmax_layer(num_classes):
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(60, 5))
-    labels = rng.integers(0, num_classes, 60)
-    regression = LogisticRegression().fit(features, labels)
-    kernel, bias = linear_head.to_weights(regression, num_classes)
-    logits = features @ kernel + bias
-    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(scores, regression.predict_proba(features), atol=1e-6)
 
 
 def test_regularization_is_stronger_for_noise():

@@ -30,7 +30,7 @@ def flowers():
     return load_split(Config(str(FLOWERS / "val")), "test", is_other_data=True)
 
 
-def test_served_and_on_a_device_it_answers_alike(flowers):
+def test_served_it_answers_alike(flowers):
     some = datasets.evenly(flowers, 40)
     encoded = [some.image_bytes(i) for i in range(len(some))]
 
@@ -41,7 +41,7 @@ def test_served_and_on_a_device_it_answers_alike(flowers):
 
     expected = by_name(RELEASED / "1")
     with serve("image_classification", RELEASED / "1") as (rest, grpc):
-        for where in (RELEASED / "edge/float32.tflite", rest, grpc):
+        for where in (rest, grpc):
             np.testing.assert_allclose(by_name(where), expected, atol=1e-3)
 
 

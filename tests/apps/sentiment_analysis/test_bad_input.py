@@ -37,13 +37,12 @@ def test_missing_columns_are_refused(refused_table):
 
 @pytest.mark.parametrize("content", ["", "text\tlabel\n", "text\tlabel\n\t\n \tno\n"])
 def test_empty_tables_are_refused(content, refused_table):
-    says = ["has no rows with a text"] if content else ["no column", "only nothing"]
+    says = ["has no rows with a text and"] if content else ["no column", "only nothing"]
     refused_table(content, says=says)
 
 
-def test_a_text_without_label_is_refused(refused_table):
-    refused_table(ROWS + "so\t\n", says=["line 20", "has no label"])
-    refused_table(ROWS + "so\n", says=["line 20", "has no label"])
+def test_texts_without_any_label_are_refused(refused_table):
+    refused_table("text\tlabel\nso\t\nno\n", says=["has no rows with a text and a"])
 
 
 def test_tables_that_are_not_utf8_are_refused(refused_table):

@@ -1,17 +1,23 @@
 import keras
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from apps.common.text import PADDING
-from apps.sentiment_analysis.model import with_attention, without_padding
+from apps.sentiment_analysis.model import (
+    branches,
+    scale_branches,
+    with_attention,
+    without_padding,
+)
 from tests.apps.sentiment_analysis.untrained import make_model
 
 LENGTHS = (9, 6, 4, 2, 1)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return make_model(vocabulary_size=50, dropout=0.5)
+@pytest.fixture(scope="module", params=[16, 0], ids=["two branches", "network"])
+def model(request):
+    return make_model(vocabulary_size=50, dropout=0.5, num_buckets=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +110,11 @@ def test_a_saved_model_can_be_loaded(model, token_ids, tmp_path):
     np.testing.assert_allclose(again(token_ids), model(token_ids), atol=1e-6)
     unpadded = without_padding(again)
     np.testing.assert_allclose(unpadded(token_ids[:1]), model(token_ids[:1]), atol=1e-6)
+
+
+def test_the_branches_add_up(token_ids):
+    model = make_model(vocabulary_size=50)
+    logits = branches(model)(token_ids)
+    scale_branches(model, network=0.5, linear=2.0)
+    expected = softmax(0.5 * logits["network"] + 2 * logits["linear"], axis=1)
+    np.testing.assert_allclose(model(token_ids), expected, atol=1e-5)

@@ -45,13 +45,14 @@ def test_without_texts_a_few_of_the_test_split_are_classified(run, tmp_path, cap
 
 def test_texts_come_before_those_of_the_file(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "more.txt").write_text("the soup was bad\nthe bar was bad\n")
+    (tmp_path / "more.txt").write_text("the soup was bad\n\nthe bar was bad\n")
     command = ["sentiment_analysis", "predict", "the soup was good", "--model", run]
     assert run_command(*command, "--file", "more.txt", "--figure", "f.png") == 0
     *lines, last = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[1] for line in lines] == [
+    assert [line.rpartition(": ")[2] for line in lines] == [
         "the soup was good",
         "the soup was bad",
+        "",
         "the bar was bad",
     ]
     assert last == "figure: f.png"

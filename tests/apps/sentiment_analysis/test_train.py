@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from apps.common import runs
 from apps.sentiment_analysis import train as train_module
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_examples, load_split
-from apps.sentiment_analysis.evaluate import score
+from apps.sentiment_analysis.evaluate import evaluate, score
 from apps.sentiment_analysis.signatures import load_model, load_run
 from apps.sentiment_analysis.tokenizer import train_tokenizer
 from apps.sentiment_analysis.train import find_tokenizer, train
@@ -118,11 +119,82 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_the_summary_has_the_score_of_the_saved_model(run):
+def test_the_summary_has_the_validation_scores_of_the_mixture(run):
     summary = runs.summary(run)
-    examples = load_split(runs.load_config(Config, run), "validation")
-    scores = score(load_model(str(run)), examples)
-    assert summary["val_macro_recall"] == pytest.approx(scores.macro_recall, abs=1e-4)
+    assert {"val_macro_recall", "val_accuracy", "val_loss"} <= summary.keys()
+    assert summary["val_macro_recall"] == 1.0  # "good" and "bad" decide.
+    assert summary["val_loss"] < np.log(2)
+
+
+def test_the_linear_branch_learns_from_training_and_validation_texts(
+    tmp_path, monkeypatch
+):
+    fits = []
+    fit = train_module.linear.fit
+
+    def spy(layer, token_ids, labels, weights, strength=None):
+        fits.append((len(labels), token_ids.shape[0], weights, strength))
+        return fit(layer, token_ids, labels, weights, strength)
+
+    monkeypatch.setattr(train_module.linear, "fit", spy)
+    config = imbalanced(tmp_path, epochs=1)
+    train(config, tmp_path / "run")
+    splits = load_examples(config)
+    num_train = len(splits["train"])
+    num_both = num_train + len(splits["validation"])
+    first, second = fits
+    assert first[:2] == (num_train, num_train)
+    assert second[:2] == (num_both, num_both)
+    assert first[3] is None
+    assert second[3] in train_module.linear.STRENGTHS
+    assert second[2][0] > second[2][1]  # The rare class weighs more.
+
+
+def test_the_linear_branch_can_be_left_out(tmp_path):
+    config = imbalanced(tmp_path, epochs=1, linear_branch=False)
+    summary = train(config, tmp_path / "run")
+    model = keras.saving.load_model(tmp_path / "run/model.keras")
+    assert "linear" not in {layer.name for layer in model.layers}
+    (history,) = runs.read_history(tmp_path / "run")
+    assert summary["val_loss"] == history["val_loss"]
+
+
+def test_a_training_that_was_killed_while_mixing_mixes_again(tmp_path, monkeypatch):
+    config, run = imbalanced(tmp_path), tmp_path / "run"
+
+    def stop(*arguments):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module.runs, "finish", stop)
+        with pytest.raises(Stopped):
+            train(config, run)
+    expected = keras.saving.load_model(run / "model.keras").get_weights()
+    train(config, run)
+    again = keras.saving.load_model(run / "model.keras").get_weights()
+    for weight, other in zip(again, expected, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-6)
+    assert not (run / "network.keras").exists()
+
+
+def test_the_baseline_stands_beside_the_score(started, tmp_path, capsys):
+    started(imbalanced(tmp_path))
+    printed = capsys.readouterr().out
+    assert re.search(r"^baseline on validation: .*macro recall 1\.0000", printed, re.M)
+    record = json.loads((tmp_path / "run/baseline.json").read_text())
+    assert record["test"]["macro_recall"] == 1.0
+
+
+def test_training_says_that_there_are_no_word_vectors(started, tmp_path, capsys):
+    started(imbalanced(tmp_path))
+    assert "no word vectors: " in capsys.readouterr().out
+
+
+def test_evaluate_prints_the_baseline_beside_the_score(run, capsys):
+    report = evaluate(str(run))
+    record = json.loads((run / "baseline.json").read_text())
+    assert report["baseline"] == {"name": record["name"], **record["test"]}
+    assert "baseline: macro recall 1.0000, accuracy 1.0000" in capsys.readouterr().out
 
 
 def test_the_history_has_macro_recall(run):
@@ -141,10 +213,10 @@ def test_a_run_has_its_tokenizer_and_class_names(run):
 
 def test_a_trained_model_can_be_loaded_with_its_metric(run):
     model = keras.saving.load_model(run / "model.keras")
-    examples = load_split(runs.load_config(Config, run), "validation")
+    config = runs.load_config(Config, run)
+    examples = load_split(config, "test", held_out=runs.read_held_out(run))
     token_ids = load_run(run).tokenizer(examples.texts).to_tensor(0)
     one_hot = np.eye(2)[examples.labels]
     report = model.evaluate(token_ids, one_hot, verbose=0, return_dict=True)
-    assert report["macro_recall"] == pytest.approx(
-        runs.summary(run)["val_macro_recall"], abs=1e-4
-    )
+    scores = score(load_model(str(run)), examples)
+    assert report["macro_recall"] == pytest.approx(scores.macro_recall, abs=1e-4)

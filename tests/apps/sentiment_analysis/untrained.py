@@ -17,7 +17,7 @@ from apps.sentiment_analysis.tokenizer import Tokenizer, train_tokenizer
 CLASSES = ("negative", "neutral", "positive")
 
 
-def make_model(vocabulary_size, dropout=0.0):
+def make_model(vocabulary_size, dropout=0.0, num_buckets=16):
     """Returns a small model with large random weights, always the same."""
     model = build_model(
         vocabulary_size=vocabulary_size,
@@ -27,10 +27,14 @@ def make_model(vocabulary_size, dropout=0.0):
         attention_units=5,
         embedding_dropout=dropout,
         dropout=dropout,
+        num_buckets=num_buckets,
         has_padding=True,
     )
     random = np.random.default_rng(1)
     model.set_weights([random.normal(0, 0.7, w.shape) for w in model.get_weights()])
+    if num_buckets:  # Every bucket of pairs belongs to some token.
+        first_tokens = model.get_layer("linear").first_tokens
+        first_tokens.assign(random.integers(1, vocabulary_size, first_tokens.shape))
     return model
 
 
