@@ -53,7 +53,7 @@ def served_seconds(fold):
     model = mobilenet()
     if fold:
         model = saved_models.fold_batch_normalization(model)
-    classifier = Classifier(model, list("abcde"))
+    classifier = Classifier(model, list("abcde"), "squash")
     with tempfile.TemporaryDirectory() as folder:
         signatures = {"serving_default": classifier.signatures["tensors"]}
         served = saved_models.Served(signatures, model.variables)

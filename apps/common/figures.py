@@ -21,7 +21,7 @@ THUMBNAIL_PIXELS = 320
 MAX_EXAMPLES = 60
 MAX_TOKENS = 200
 MAX_ALIGNED_TOKENS = 40
-MAX_TITLE_LETTERS = 26  # In each line above an image of a grid.
+MAX_TITLE_LETTERS = 22  # In each line above an image of a grid.
 
 
 def class_colors(given: Sequence[str | None]) -> np.ndarray:
