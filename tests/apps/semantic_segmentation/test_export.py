@@ -92,5 +92,12 @@ def test_the_crf_can_be_left_out_and_the_size_changed(run, tmp_path):
     (images,) = loaded.signatures["tensors"].structured_input_signature[1].values()
     assert images.shape[1:3] == (64, 96)
     names = {path.name for path in (to / "edge").iterdir()}
-    assert names == {"model.tflite", "labels.txt", "requirements.txt", "run.py"}
+    files = {
+        "model.tflite",
+        "float32.tflite",
+        "labels.txt",
+        "requirements.txt",
+        "run.py",
+    }
+    assert names == files
     assert "with_crf" not in (to / "card.md").read_text()
