@@ -374,8 +374,8 @@ def finish(
         run: The run directory.
         monitor: The metric that chose the best epoch.
         mode: `min` or `max`, the best value of that metric.
-        scores: Validation metrics of the saved model, if something was added to the
-            best epoch. They replace its own.
+        scores: Entries of the summary that replace those of the best epoch, if another
+            model than that epoch's was saved.
 
     Returns:
         The summary: `best_epoch`, the number of `epochs`, the validation metrics of the

@@ -76,7 +76,7 @@ class Config:
     # Training
     epochs: CountOrZero = 12
     """Epochs of fine-tuning, which begins with a linear head on frozen features. The
-    head is kept unless an epoch is better on validation images; 0 only fits the
+    head is kept unless this is clearly better on validation images; 0 only fits the
     head."""
     fine_tune_fraction: Fraction = 0.62
     """Fraction of the backbone's layers, counted from its end, that fine-tuning trains;

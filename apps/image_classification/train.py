@@ -71,7 +71,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     head_epochs = 0
     if config.weights:
         inputs, labels = features["train"]
-        set_head(model, linear_head.fit(inputs, labels, config.class_weights))
+        head = linear_head.fit(inputs, labels, config.class_weights)
+        set_head(model, head)
         head_epochs = 1
         if not runs.read_history(run):
             logs = linear_head.evaluate(model, features)
@@ -82,17 +83,24 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     # Phase 2: fine-tune the backbone too, slowly, so that it keeps its features.
     last_epoch = fine_tune(model, splits, config, run, head_epochs)
 
-    # What is best on validation: the head, an epoch of fine-tuning, or the average.
+    # What is kept: the head, an epoch of fine-tuning, or the average.
     if config.weights and config.epochs:
         average(model, initial_weights, splits["validation"], config, run, last_epoch)
     history = runs.read_history(run)
     best_epoch = runs.best_epoch(history, MONITOR, "min")["epoch"]
-    if config.weights and best_epoch == 0:
-        keep_head(features, config, run)
+    kept = {}
+    if config.weights and (
+        best_epoch == 0
+        or not beats_head(head, features, splits["validation"], config, run)
+    ):
+        model.set_weights(initial_weights)
+        keep_head(model, features, config, run)
+        scores = {k: v for k, v in history[0].items() if k.startswith("val_")}
+        kept = {"best_epoch": 1, **scores}
     elif config.weights and best_epoch == last_epoch:
         print("the average of the linear head and the fine-tuned model is kept")
     figures.draw_curves(history, run / "curves.png")
-    summary = runs.finish(run, MONITOR)
+    summary = runs.finish(run, MONITOR, scores=kept)
     baselines.print_verdict(
         baseline,
         "accuracy",
@@ -170,18 +178,50 @@ def average(model, initial_weights, validation_examples, config, run, epoch):
     runs.record_epoch(model, run, epoch, logs, logs[MONITOR] < best[MONITOR])
 
 
-def keep_head(features, config, run):
+def beats_head(head, features, validation_examples, config, run):
+    """Returns whether the best model of the run is clearly better than the head.
+
+    Few images cannot tell models apart, and the head can learn from the validation
+    images too. So the mean log loss must be smaller by two standard errors.
+
+    Args:
+        head: The logistic regression on the features of the training images.
+        features: From `linear_head.load_features`.
+        validation_examples: The `Examples` for validation.
+        config: The settings.
+        run: The run directory.
+    """
+    inputs, labels = features["validation"]
+    some = linear_head.draw(validation_examples, linear_head.MAX_EXAMPLES, config.seed)
+    model = keras.saving.load_model(run / "model.keras", compile=False)
+    scores = model.predict(make_batches(some, config), verbose=0)
+    rows = np.arange(len(labels))
+    tiny = np.finfo("float32").tiny
+    gains = np.log(np.maximum(scores[rows, labels], tiny))
+    gains -= np.log(np.maximum(head.predict_proba(inputs)[rows, labels], tiny))
+    return gains.mean() > 2 * gains.std() / np.sqrt(len(labels))
+
+
+def keep_head(model, features, config, run):
     """Fits the linear head once more, on the training and the validation images.
 
     It has no epochs to choose, so that it can learn from both.
+
+    Args:
+        model: The model, with its pretrained backbone.
+        features: From `linear_head.load_features`.
+        config: The settings.
+        run: The run directory; `model.keras` becomes this model.
     """
-    model = keras.saving.load_model(run / "model.keras", compile=False)
     parts = [features["train"], features["validation"]]
     inputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     set_head(model, linear_head.fit(inputs, labels, config.class_weights))
     with runs.replacing(run / "model.keras") as unfinished:
         model.save(unfinished)
-    print("the linear head is kept: fine-tuning was not better on validation images")
+    print(
+        "the linear head is kept: fine-tuning was not clearly better on validation "
+        "images"
+    )
 
 
 def set_head(model, regression):

@@ -7,9 +7,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from apps.common import datasets, runs
+from apps.image_classification import linear_head
 from apps.image_classification.data import load_examples, make_batches
 from apps.image_classification.signatures import load_run
-from apps.image_classification.train import train
+from apps.image_classification.train import beats_head, train
 
 
 def test_a_training_in_mixed_precision_gives_a_model_in_float32(config, tmp_path):
@@ -90,3 +91,19 @@ def test_a_worse_epoch_does_not_replace_the_head(pretrained, tmp_path):
     summary = train(destructive, tmp_path / "run")
     assert summary["best_epoch"] == 1
     assert summary["epochs"] == 4
+
+
+def test_fine_tuning_must_clearly_beat_the_head(pretrained, tmp_path):
+    run = tmp_path / "run"
+    train(dataclasses.replace(pretrained, epochs=0), run)
+    splits = load_examples(pretrained)
+    features = linear_head.load_features(model, splits, pretrained, run)
+    inputs, labels = (
+        np.concatenate([features[s][i] for s in ("train", "validation")])
+        for i in (0, 1)
+    )
+    same = linear_head.fit(inputs, labels, is_balanced=False)
+    worse = LogisticRegression().fit(inputs, np.roll(labels, 5))
+    arguments = (features, splits["validation"], pretrained, run)
+    assert not beats_head(same, *arguments)
+    assert beats_head(worse, *arguments)
