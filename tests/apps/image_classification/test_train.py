@@ -97,7 +97,7 @@ def test_fine_tuning_must_clearly_beat_the_head(pretrained, tmp_path):
     run = tmp_path / "run"
     train(dataclasses.replace(pretrained, epochs=0), run)
     splits = load_examples(pretrained)
-    features = linear_head.load_features(model, splits, pretrained, run)
+    features = linear_head.load_features(load_run(run).model, splits, pretrained, run)
     inputs, labels = (
         np.concatenate([features[s][i] for s in ("train", "validation")])
         for i in (0, 1)
