@@ -6,7 +6,7 @@
 Every problem is trained by `train` with the settings for own data, and scored by
 `evaluate` on other images of the same kind. The baseline is the one that these commands
 print: logistic regression on the same frozen features of the same training images.
-Problems whose data is missing are skipped. One seed takes 10 minutes on two cores.
+Problems whose data is missing are skipped. One seed takes about 15 minutes, two cores.
 """
 
 import argparse
