@@ -12,9 +12,7 @@ flags it takes about 20 minutes on two cores.
 """
 
 import argparse
-import contextlib
 import csv
-import io
 import os
 import random
 import re
@@ -32,6 +30,7 @@ from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.embedded import sentences
 from apps.sentiment_analysis.evaluate import evaluate
 from apps.sentiment_analysis.train import train
+from benchmarks.measure import quiet
 
 DATA = Path("data")
 SEED = 0
@@ -118,16 +117,6 @@ def measure(rows, num_train, num_test, sample, settings):
         train(Config(str(data), seed=SEED, **settings), run)
         report = evaluate(str(run))
     return 100 * report["baseline"]["macro_recall"], 100 * report["macro_recall"]
-
-
-@contextlib.contextmanager
-def quiet():
-    """Hides what the commands print."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        yield
 
 
 def main():

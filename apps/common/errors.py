@@ -46,7 +46,7 @@ class ExportRefused(Exception):
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Ends the program with one sentence where the user can mend an error.
+    """Reports errors that the user can fix in one sentence, and exits.
 
     These are `BadInput`, `ExportRefused`, and files that cannot be written or read. A
     reader that closes the pipe ends the program without a word. Other exceptions are

@@ -22,7 +22,7 @@ from apps.image_classification.model import truncate
 MAX_EXAMPLES = 5000
 MAX_EXAMPLES_TO_CHOOSE = 500
 # Height and width of the small copies whose pixels a baseline classifies.
-MAX_PIXELS = 16
+MAX_SIDE = 16
 # The inverse strengths of the regularization that are tried.
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -116,7 +116,7 @@ def load_features(model, splits, config, run):
     if config.weights:
         extractor = keras.Model(model.input, model.get_layer("pooling").output)
     else:
-        small = min(config.image_size, MAX_PIXELS)
+        small = min(config.image_size, MAX_SIDE)
         extractor = keras.Sequential(
             [
                 keras.Input(model.input_shape[1:]),
