@@ -54,7 +54,7 @@ def test_long_titles_lose_their_middle(monkeypatch, tmp_path):
     name = f"a{'b' * 40}c_$1.jpg"
     figures.draw_grid([grey], [f"{name}\ncat 0.9"], tmp_path / "long.png")
     (title,) = titles
-    assert title == f"a{'b' * 9}…{'b' * 3}c_$1.jpg\ncat 0.9"
+    assert title == f"a{'b' * 9}…{'b' * 2}c_$1.jpg\ncat 0.9"
 
 
 def test_only_the_first_60_images_are_drawn(tmp_path):
