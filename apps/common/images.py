@@ -19,7 +19,15 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+from apps.common import limits
 from apps.common.errors import BadInput
+from apps.common.image_headers import (
+    DAMAGED,
+    check_header,
+    check_jpeg,
+    check_other,
+    read_orientation,
+)
 
 with contextlib.suppress(ImportError):  # Not everybody has HEIC files.
     import pillow_heif
@@ -35,8 +43,6 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
 SYSTEM_FILES = {"desktop.ini", "Thumbs.db"}
 
 MAX_CACHE_BYTES = 2 * 2**30
-# The first segments of a JPEG file, in which its orientation is searched.
-MAX_SEGMENTS = 256
 
 
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -50,61 +56,79 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
             file.
 
     Returns:
-        `(height, width, 3)`, float32 from 0 to 255.
+        `(height, width, 3)`, uint8.
     """
-    return tf.cond(
+    pixels = tf.cond(
         tf.io.is_jpeg(image_bytes),
-        lambda: _jpeg(image_bytes),
-        lambda: _png(image_bytes),
+        lambda: _decode_jpeg(image_bytes),
+        lambda: _decode_other(image_bytes),
     )
+    return _upright(image_bytes, pixels)
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-def read_orientation(jpeg: tf.Tensor) -> tf.Tensor:
-    """Reads the orientation that a camera recorded in a JPEG file, inside a graph.
+def decode_each(
+    image_bytes: tf.Tensor,
+    prepare: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
+    signature: Sequence[tf.TensorSpec],
+) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
+    """Decodes and prepares the images of a request, inside a graph.
 
-    The orientation is tag 0x0112 in the first directory of the Exif data.
+    A damaged image does not stop the others. The size of an image is read from its
+    header first, so a small file cannot fill the memory of a server.
 
     Args:
-        jpeg: Scalar string: a JPEG file.
+        image_bytes: The files, strings `(n,)`. `check_header` says which are refused.
+        prepare: Function of an image from `decode_image`; returns several tensors.
+        signature: Their shapes and types.
 
     Returns:
-        int32 scalar from 1 to 8; 1, upright, if the file has no Exif data or they are
-        damaged.
+        The tensors of all images, stacked; and what is wrong with each image, strings
+        `(n,)`, empty if nothing.
     """
-    exif = _find_exif(jpeg)
-    byte_order = tf.strings.substr(exif, 0, 4)
-    is_big_endian = byte_order == b"MM\0*"
-    is_tiff = is_big_endian | (byte_order == b"II*\0")
+    grey = tf.fill([1, 1, 3], tf.constant(128, tf.uint8))
 
-    def number(octets):
-        weights = 256 ** np.arange(octets.shape[-1])
-        weights = tf.where(is_big_endian, weights[::-1], weights)
-        return tf.reduce_sum(octets * weights, axis=-1)
+    def check_and_decode(check, decode):
+        def run(encoded):
+            encoded, error = check(encoded)
+            with tf.control_dependencies([tf.debugging.Assert(error == "", [error])]):
+                encoded = tf.identity(encoded)
+            return decode(encoded)
 
-    size = tf.cast(tf.strings.length(exif), tf.int64)
-    start = tf.minimum(number(_octets(exif, 4, 4)), size)
-    num_entries = tf.minimum(
-        number(_octets(exif, start, 2)), tf.maximum(size - start - 2, 0) // 12
+        return run
+
+    def decode(encoded):
+        jpeg = check_and_decode(check_jpeg, _decode_jpeg)
+        other = check_and_decode(check_other, _decode_other)
+        return tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: limits.attempt(jpeg, encoded, grey),
+            lambda: limits.attempt(other, encoded, grey),
+        )
+
+    def why_refused(encoded):
+        error, _ = limits.attempt(lambda file: check_header(file)[1], encoded, "")
+        return tf.where(error == "", DAMAGED, error)
+
+    def load(encoded):
+        pixels, is_decoded = decode(encoded)
+        pixels = tf.ensure_shape(pixels, (None, None, None))
+        error = tf.cond(is_decoded, lambda: "", lambda: why_refused(encoded))
+        return (*prepare(_upright(encoded, pixels)), error)
+
+    *prepared, errors = tf.map_fn(
+        load,
+        image_bytes,
+        fn_output_signature=(*signature, tf.TensorSpec([], tf.string)),
+        parallel_iterations=2,  # Large images take much memory.
     )
-    # Without entries 12 zeros are read, which are no orientation.
-    length = 12 * tf.maximum(num_entries, 1)
-    entries = tf.reshape(_octets(exif, start + 2, length), (-1, 12))
-    tags, types, counts, values = (
-        number(entries[:, begin:end])
-        for begin, end in ((0, 2), (2, 4), (4, 8), (8, 10))
-    )
-    is_orientation = is_tiff & (tags == 0x0112) & (types == 3) & (counts == 1)
-    is_orientation &= (values >= 1) & (values <= 8)
-    found = tf.boolean_mask(values, is_orientation)
-    return tf.cast(tf.concat([found, [1]], axis=0)[0], tf.int32)
+    return prepared, errors
 
 
 def resize_image(image: tf.Tensor, size: int, how: str) -> tf.Tensor:
     """Resizes an image to a square, with antialiasing.
 
     Args:
-        image: `(height, width, 3)`, float32 from 0 to 255.
+        image: `(height, width, 3)`, numbers from 0 to 255.
         size: Height and width of the result in pixels.
         how: `crop` keeps the central square, `pad` adds grey at the bottom or at the
             right, `squash` changes the aspect ratio.
@@ -130,7 +154,7 @@ def fit_image(
     The aspect ratio is kept.
 
     Args:
-        image: `(rows, columns, 3)`, float32 from 0 to 255, of any size.
+        image: `(rows, columns, 3)`, numbers from 0 to 255, of any size.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 
@@ -369,15 +393,37 @@ def _temporary_folder():
     return Path(folder)
 
 
-def _jpeg(image_bytes):
+def _decode_jpeg(image_bytes):
     # TensorFlow's default is faster but differs by a grey level; this one decodes
     # exactly as Pillow does on the device.
-    pixels = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
-    orientation = read_orientation(image_bytes)
+    return tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_other(image_bytes):
+    pixels = tf.io.decode_image(image_bytes, expand_animations=False)
+    return tf.ensure_shape(pixels, (None, None, None))
+
+
+def _upright(image_bytes, pixels):
+    """Returns decoded pixels as RGB on white, turned as the camera recorded."""
+    height, width, channels = tf.unstack(tf.shape(pixels))
+
+    def put_on_white():
+        # Rounds as Pillow does on the device; 16 bits hold the products.
+        opacity = tf.cast(pixels[..., -1:], tf.uint16)
+        colors = tf.cast(pixels[..., :-1], tf.uint16)
+        mixed = colors * opacity + 255 * (255 - opacity)
+        return tf.cast((mixed + 127) // 255, tf.uint8)
+
+    pixels = tf.cond(channels % 2 == 0, put_on_white, lambda: pixels)
+    pixels = tf.broadcast_to(pixels, [height, width, 3])
+    orientation = tf.cond(
+        tf.io.is_jpeg(image_bytes), lambda: read_orientation(image_bytes), lambda: 1
+    )
     pixels = tf.cond(
         orientation == 1, lambda: pixels, lambda: _turn(pixels, orientation)
     )
-    return tf.cast(tf.ensure_shape(pixels, (None, None, 3)), tf.float32)
+    return tf.ensure_shape(pixels, (None, None, 3))
 
 
 def _turn(pixels, orientation):
@@ -385,51 +431,3 @@ def _turn(pixels, orientation):
     pixels = tf.transpose(pixels, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
     is_mirrored = tf.reduce_any(orientation == [[3, 4, 7, 8], [2, 3, 6, 7]], axis=1)
     return tf.reverse(pixels, tf.boolean_mask([0, 1], is_mirrored))
-
-
-def _find_exif(jpeg):
-    """Returns the Exif data of a JPEG file; an empty string if it has none."""
-    size = tf.strings.length(jpeg)
-
-    def begins(start, text):
-        return tf.strings.substr(jpeg, tf.minimum(start, size), len(text)) == text
-
-    def is_exif(start):
-        return begins(start, b"\xff\xe1") & begins(start + 4, b"Exif\0\0")
-
-    def is_searching(start):
-        is_scan = begins(start, b"\xff\xda")
-        return (start < size) & ~is_exif(start) & ~is_scan
-
-    def skip(start):
-        first, second, high, low = tf.unstack(_octets(jpeg, start, 4))
-        is_marker = (first == 0xFF) & (second != 0xFF) & (second != 0)
-        length = tf.where(is_marker, 2 + 256 * high + low, 1)  # Else padding.
-        return (start + tf.cast(length, tf.int32),)
-
-    (start,) = tf.while_loop(is_searching, skip, [2], maximum_iterations=MAX_SEGMENTS)
-    high, low = tf.unstack(tf.cast(_octets(jpeg, start + 2, 2), tf.int32))
-    length = tf.where(is_exif(start), tf.maximum(256 * high + low - 8, 0), 0)
-    return tf.strings.substr(jpeg, tf.minimum(start + 10, size), length)
-
-
-def _octets(text, start, length):
-    """Returns some bytes of a string, int64 `(length,)`; zeros beyond its end."""
-    start = tf.minimum(tf.cast(start, tf.int32), tf.strings.length(text))
-    length = tf.cast(length, tf.int32)
-    part = tf.strings.substr(text, start, length)
-    return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=length), tf.int64)
-
-
-def _png(image_bytes):
-    pixels = tf.io.decode_image(image_bytes, channels=0, expand_animations=False)
-    pixels = tf.cast(pixels, tf.float32)
-    height, width, channels = tf.unstack(tf.shape(pixels))
-    colors = tf.cond(channels < 3, lambda: pixels[..., :1], lambda: pixels[..., :3])
-    opacity = tf.cond(
-        channels % 2 == 0,
-        lambda: pixels[..., -1:] / 255,
-        lambda: tf.ones_like(pixels[..., :1]),
-    )
-    on_white = colors * opacity + 255 * (1 - opacity)
-    return tf.broadcast_to(on_white, [height, width, 3])
