@@ -33,22 +33,42 @@ class ServedModel:
         )
 
     def call(self, signature_name, inputs):
+        """Answers a request, whose inputs are nested lists or tensors.
+
+        Raises:
+            TypeError: A tensor has another type than the signature.
+        """
         signature = self.loaded.signatures[signature_name or "serving_default"]
-        return signature(**inputs)
+        specs = signature.structured_input_signature[1]
+        # An empty list gets the type of the signature, too.
+        return signature(
+            **{name: tf.constant(inputs[name], specs[name].dtype) for name in inputs}
+        )
 
 
 def from_json(value):
-    """Reads a string that was written as text, or in base64."""
+    """Reads strings that were written as text, or in base64; numbers stay."""
+    if isinstance(value, list):
+        return [from_json(each) for each in value]
     return base64.b64decode(value["b64"]) if isinstance(value, dict) else value
 
 
-def to_json(value, binary):
-    """Writes bytes in base64 where the output's name ends in `_bytes`, else as text."""
+def to_json(array, binary):
+    """Writes the fewest digits that tell a number from others of its type.
+
+    Bytes are written in base64 where the output's name ends in `_bytes`, else as text.
+    """
+    if array.dtype == object:
+        return strings_to_json(array.tolist(), binary)
+    if array.dtype.kind == "f":
+        array = array.astype(str).astype("float64")
+    return array.tolist()
+
+
+def strings_to_json(value, binary):
     if isinstance(value, list):
-        return [to_json(each, binary) for each in value]
-    if isinstance(value, bytes):
-        return {"b64": base64.b64encode(value).decode()} if binary else value.decode()
-    return value
+        return [strings_to_json(each, binary) for each in value]
+    return {"b64": base64.b64encode(value).decode()} if binary else value.decode()
 
 
 def rest_handler(model):
@@ -73,15 +93,14 @@ def rest_handler(model):
             length = int(self.headers["Content-Length"])
             request = json.loads(self.rfile.read(length))
             inputs = {
-                name: tf.constant([from_json(each) for each in value])
-                for name, value in request["inputs"].items()
+                name: from_json(value) for name, value in request["inputs"].items()
             }
             try:
                 outputs = model.call(request.get("signature_name"), inputs)
             except tf.errors.InvalidArgumentError as error:
                 return self.answer(400, {"error": error.message})
             outputs = {
-                name: to_json(value.numpy().tolist(), name.endswith("_bytes"))
+                name: to_json(value.numpy(), name.endswith("_bytes"))
                 for name, value in outputs.items()
             }
             if len(outputs) == 1:
@@ -111,11 +130,14 @@ class GrpcService(prediction_service_pb2_grpc.PredictionServiceServicer):
     def Predict(self, request, context):
         self.check(request, context)
         inputs = {
-            name: tf.constant(tf.make_ndarray(value))
+            name: tf.constant(tf.make_ndarray(value), tf.as_dtype(value.dtype))
             for name, value in request.inputs.items()
         }
         response = predict_pb2.PredictResponse()
-        outputs = self.model.call(request.model_spec.signature_name, inputs)
+        try:
+            outputs = self.model.call(request.model_spec.signature_name, inputs)
+        except tf.errors.InvalidArgumentError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
         for name, value in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response

@@ -3,53 +3,66 @@
 import numpy as np
 import tensorflow as tf
 
-# What a served graph decodes at most: photographs of 25 megapixels, and JPEG files that
-# write all pixels 20 times, each time finer.
+# What a served graph decodes at most: photographs of 25 megapixels. A JPEG file may
+# write them several times, each time finer.
 MAX_PIXELS = 25_000_000
-MAX_SCANNED_PIXELS = 20 * MAX_PIXELS
-# Segments of a JPEG file in which its orientation is searched, extensions before the
-# first frame of a GIF file, and blocks of up to 255 bytes in that.
+MAX_SCANS = 20
+MAX_JPEG_WORK = MAX_PIXELS * MAX_SCANS
+# Segments of a JPEG file in which its orientation is searched, scans that are counted,
+# and compressed comments in a PNG file.
 MAX_SEGMENTS = 256
-MAX_EXTENSIONS = 100
-MAX_BLOCKS = 20_000
+MAX_MARKERS = 1000
+MAX_COMMENTS = 20
+# Extensions before the first frame of a GIF file, and blocks of up to 255 bytes in each
+# and in the frame.
+MAX_EXTENSIONS = 20
+MAX_EXTENSION_BLOCKS = 1000
+MAX_FRAME_BLOCKS = 20_000
 
 DAMAGED = "the image is damaged or truncated; replace it"
 
 
-def check_header(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Checks that an image file can be decoded with bounded memory and time.
+def check_jpeg(jpeg: tf.Tensor) -> tf.Tensor:
+    """Returns why a JPEG file must not be decoded, or an empty string.
+
+    Args:
+        jpeg: Scalar string: a file.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The header is damaged; when the graph runs.
+    """
+    is_slow = jpeg_work(jpeg) > MAX_JPEG_WORK
+    slow = "the image is a JPEG file of too many scans; save it again"
+    error = _check_size(tf.cast(tf.io.extract_jpeg_shape(jpeg)[:2], tf.int64))
+    return tf.where((error == "") & is_slow, slow, error)
+
+
+def jpeg_work(jpeg: tf.Tensor) -> tf.Tensor:
+    """Returns the number of pixels times the number of scans of a JPEG file, int64.
+
+    Each scan writes all pixels again, finer. The first `MAX_SCANS` count as that many.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The header is damaged; when the graph runs.
+    """
+    height, width, _ = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(jpeg), tf.int64))
+    # Coded pixels never contain the first bytes of a scan.
+    num_scans = _count(jpeg, b"\xff\xda", MAX_MARKERS)
+    # Tiny images could have any number of scans.
+    num_scans = tf.where(num_scans < MAX_MARKERS, num_scans, MAX_JPEG_WORK)
+    return height * width * tf.maximum(num_scans, MAX_SCANS)
+
+
+def check_other(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Checks a file that is no JPEG file.
 
     Args:
         image_bytes: Scalar string: a file.
 
     Returns:
-        The file to decode, of a GIF file the first frame only; and a sentence that says
-        why it must not be decoded, or an empty string.
-
-    Raises:
-        tf.errors.InvalidArgumentError: The header of a JPEG file is damaged; when the
-            graph runs.
+        The file to decode, of a GIF file the first frame only; and why it must not be
+        decoded, or an empty string.
     """
-    return tf.cond(
-        tf.io.is_jpeg(image_bytes),
-        lambda: check_jpeg(image_bytes),
-        lambda: check_other(image_bytes),
-    )
-
-
-def check_jpeg(jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Does what `check_header` does, for JPEG files."""
-    size = tf.cast(tf.io.extract_jpeg_shape(jpeg)[:2], tf.int64)
-    # Coded pixels never contain the first bytes of a scan.
-    num_scans = tf.size(tf.strings.split([jpeg], b"\xff\xda").values, tf.int64) - 1
-    is_slow = size[0] * size[1] * num_scans > MAX_SCANNED_PIXELS
-    slow = "the image is a JPEG file of too many scans; save it again"
-    error = _check_size(size)
-    return jpeg, tf.where((error == "") & is_slow, slow, error)
-
-
-def check_other(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Does what `check_header` does, for files that are no JPEG files."""
 
     def begins(magic):
         return tf.strings.substr(image_bytes, 0, len(magic)) == magic
@@ -107,7 +120,11 @@ def read_orientation(jpeg: tf.Tensor) -> tf.Tensor:
 
 
 def _check_png(png):
-    return png, _check_size([_number(png, 20, 4), _number(png, 16, 4)])
+    # Each compressed comment may take a tenth of a second.
+    has_many = _count(png, b"TXt", MAX_COMMENTS) == MAX_COMMENTS
+    comments = "the image is a PNG file of too many comments; save it again"
+    error = _check_size([_number(png, 20, 4), _number(png, 16, 4)])
+    return png, tf.where((error == "") & has_many, comments, error)
 
 
 def _check_bmp(bmp):
@@ -116,7 +133,8 @@ def _check_bmp(bmp):
     height = tf.minimum(height, 2**32 - height)
     has_palette = _number(bmp, 28, 2, is_little=True) < 24
     palette = "the image is a BMP file with a palette; convert it to PNG"
-    return bmp, tf.where(has_palette, palette, _check_size([height, width]))
+    error = tf.where(has_palette, palette, _check_size([height, width]))
+    return bmp, tf.where(tf.strings.length(bmp) < 32, DAMAGED, error)
 
 
 def _check_gif(gif):
@@ -129,23 +147,23 @@ def _check_gif(gif):
         flags = octet(start)
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
-    def skip_blocks(start):
+    def skip_blocks(start, max_blocks):
         """Returns where a chain of blocks ends; each begins with its length."""
         return tf.while_loop(
-            lambda start: (start < size) & (octet(start) > 0),
+            lambda start: octet(start) > 0,
             lambda start: (start + 1 + octet(start),),
             [start],
-            maximum_iterations=MAX_BLOCKS,
+            maximum_iterations=max_blocks,
         )[0]
 
     # Extensions, which begin with "!", precede the first frame, which begins with ",".
     (frame,) = tf.while_loop(
         lambda start: octet(start) == ord("!"),
-        lambda start: (skip_blocks(start + 2) + 1,),
+        lambda start: (skip_blocks(start + 2, MAX_EXTENSION_BLOCKS) + 1,),
         [13 + palette_bytes(10)],
         maximum_iterations=MAX_EXTENSIONS,
     )
-    end = skip_blocks(frame + 10 + palette_bytes(frame + 9) + 1)
+    end = skip_blocks(frame + 10 + palette_bytes(frame + 9) + 1, MAX_FRAME_BLOCKS)
     is_whole = (octet(frame) == ord(",")) & (end < size) & (octet(end) == 0)
     height, width = (
         tf.maximum(
@@ -198,6 +216,12 @@ def _find_exif(jpeg):
     length = tf.cast(_number(jpeg, start + 2, 2), tf.int32) - 8
     length = tf.where(is_exif(start), tf.maximum(length, 0), 0)
     return tf.strings.substr(jpeg, tf.minimum(start + 10, size), length)
+
+
+def _count(text, part, largest):
+    """Returns how often a string contains another one, but no more than `largest`."""
+    pieces = tf.strings.split([text], part, maxsplit=largest)
+    return tf.size(pieces.values, tf.int64) - 1
 
 
 def _number(text, start, length, is_little=False):

@@ -23,9 +23,10 @@ from apps.common import limits
 from apps.common.errors import BadInput
 from apps.common.image_headers import (
     DAMAGED,
-    check_header,
+    MAX_JPEG_WORK,
     check_jpeg,
     check_other,
+    jpeg_work,
     read_orientation,
 )
 
@@ -60,10 +61,10 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     """
     pixels = tf.cond(
         tf.io.is_jpeg(image_bytes),
-        lambda: _decode_jpeg(image_bytes),
-        lambda: _decode_other(image_bytes),
+        lambda: _upright(image_bytes, _decode_jpeg(image_bytes)),
+        lambda: _on_white(_decode_other(image_bytes)),
     )
-    return _upright(image_bytes, pixels)
+    return tf.ensure_shape(pixels, (None, None, 3))
 
 
 def decode_each(
@@ -77,7 +78,7 @@ def decode_each(
     header first, so a small file cannot fill the memory of a server.
 
     Args:
-        image_bytes: The files, strings `(n,)`. `check_header` says which are refused.
+        image_bytes: The files, strings `(n,)`; files that are too large are refused.
         prepare: Function of an image from `decode_image`; returns several tensors.
         signature: Their shapes and types.
 
@@ -87,41 +88,75 @@ def decode_each(
     """
     grey = tf.fill([1, 1, 3], tf.constant(128, tf.uint8))
 
-    def check_and_decode(check, decode):
-        def run(encoded):
-            encoded, error = check(encoded)
-            with tf.control_dependencies([tf.debugging.Assert(error == "", [error])]):
-                encoded = tf.identity(encoded)
-            return decode(encoded)
+    # What must not be decoded is replaced by an empty file, which fails.
+    def checked_jpeg(jpeg):
+        return _decode_jpeg(tf.where(jpeg_work(jpeg) <= MAX_JPEG_WORK, jpeg, ""))
 
-        return run
+    def checked_other(encoded):
+        encoded, error = check_other(encoded)
+        return _decode_other(tf.where(error == "", encoded, ""))
 
-    def decode(encoded):
-        jpeg = check_and_decode(check_jpeg, _decode_jpeg)
-        other = check_and_decode(check_other, _decode_other)
-        return tf.cond(
-            tf.io.is_jpeg(encoded),
-            lambda: limits.attempt(jpeg, encoded, grey),
-            lambda: limits.attempt(other, encoded, grey),
-        )
+    def load_jpeg(jpeg):
+        pixels, is_decoded = limits.attempt(checked_jpeg, jpeg, grey)
+        return _upright(jpeg, pixels), is_decoded
+
+    def load_other(encoded):
+        pixels, is_decoded = limits.attempt(checked_other, encoded, grey)
+        return _on_white(pixels), is_decoded
 
     def why_refused(encoded):
-        error, _ = limits.attempt(lambda file: check_header(file)[1], encoded, "")
+        error = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: limits.attempt(check_jpeg, encoded, "")[0],
+            lambda: check_other(encoded)[1],
+        )
         return tf.where(error == "", DAMAGED, error)
 
     def load(encoded):
-        pixels, is_decoded = decode(encoded)
-        pixels = tf.ensure_shape(pixels, (None, None, None))
-        error = tf.cond(is_decoded, lambda: "", lambda: why_refused(encoded))
-        return (*prepare(_upright(encoded, pixels)), error)
+        pixels, is_decoded = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: load_jpeg(encoded),
+            lambda: load_other(encoded),
+        )
+        return (*prepare(tf.ensure_shape(pixels, (None, None, 3))), is_decoded)
 
-    *prepared, errors = tf.map_fn(
+    *prepared, is_decoded = tf.map_fn(
         load,
         image_bytes,
-        fn_output_signature=(*signature, tf.TensorSpec([], tf.string)),
+        fn_output_signature=(*signature, tf.TensorSpec([], tf.bool)),
         parallel_iterations=2,  # Large images take much memory.
     )
-    return prepared, errors
+    errors = tf.cond(
+        tf.reduce_all(is_decoded),
+        lambda: tf.fill(tf.shape(image_bytes), ""),
+        lambda: tf.map_fn(why_refused, image_bytes),
+    )
+    return prepared, tf.where(is_decoded, "", errors)
+
+
+def check_pixels(
+    images: tf.Tensor, size: Sequence[int], max_inputs: int = limits.MAX_INPUTS
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Checks prepared images, inside a graph.
+
+    Args:
+        images: The input `images` of a signature, of any shape.
+        size: The height and width that they must have.
+        max_inputs: Number of images that a request may have.
+
+    Returns:
+        The images, float32 `(n, height, width, 3)`, with zeros instead of bad ones; and
+        what is wrong with each image, strings `(n,)`, empty if nothing.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The shape is another one; when the graph runs.
+    """
+    shape = [*size, 3]
+    images = limits.check_shape(images, "images", [None, *shape], [max_inputs, *shape])
+    # Written so that NaN fails too.
+    is_good = tf.reduce_all((images >= 0) & (images <= 255), axis=[1, 2, 3])
+    errors = limits.first_error((~is_good, "the pixels must be from 0 to 255"))
+    return tf.where(is_good[:, None, None, None], images, 0), errors
 
 
 def resize_image(image: tf.Tensor, size: int, how: str) -> tf.Tensor:
@@ -404,8 +439,8 @@ def _decode_other(image_bytes):
     return tf.ensure_shape(pixels, (None, None, None))
 
 
-def _upright(image_bytes, pixels):
-    """Returns decoded pixels as RGB on white, turned as the camera recorded."""
+def _on_white(pixels):
+    """Returns pixels of one to four channels as RGB, uint8, on white."""
     height, width, channels = tf.unstack(tf.shape(pixels))
 
     def put_on_white():
@@ -416,14 +451,13 @@ def _upright(image_bytes, pixels):
         return tf.cast((mixed + 127) // 255, tf.uint8)
 
     pixels = tf.cond(channels % 2 == 0, put_on_white, lambda: pixels)
-    pixels = tf.broadcast_to(pixels, [height, width, 3])
-    orientation = tf.cond(
-        tf.io.is_jpeg(image_bytes), lambda: read_orientation(image_bytes), lambda: 1
-    )
-    pixels = tf.cond(
-        orientation == 1, lambda: pixels, lambda: _turn(pixels, orientation)
-    )
-    return tf.ensure_shape(pixels, (None, None, 3))
+    return tf.broadcast_to(pixels, [height, width, 3])
+
+
+def _upright(jpeg, pixels):
+    """Returns the pixels of a JPEG file, turned as its camera recorded."""
+    orientation = read_orientation(jpeg)
+    return tf.cond(orientation == 1, lambda: pixels, lambda: _turn(pixels, orientation))
 
 
 def _turn(pixels, orientation):

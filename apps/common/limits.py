@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-MAX_INPUTS = 128  # Images or texts in a request.
+MAX_INPUTS = 32  # Images or texts in a request, as many as our own clients send.
 
 
 def check_shape(
@@ -40,7 +40,7 @@ def check_shape(
     inputs = tf.compat.v1.placeholder_with_default(inputs, None)
     sizes = tf.shape(inputs)
     is_empty = tf.concat([sizes, [1]], 0)[0] == 0
-    least = tf.constant([0 if i == 0 else size or 1 for i, size in enumerate(shape)])
+    least = [0, *(size or 1 for size in shape[1:])]
     is_fitting = tf.cond(
         tf.size(sizes) == len(shape),
         lambda: tf.reduce_all((sizes >= least) & (sizes <= tf.constant(max_shape))),
@@ -57,15 +57,12 @@ def check_shape(
     check = tf.debugging.Assert(
         is_empty | is_fitting,
         [f"{name} must have the shape {expected}, {', '.join(most)}, but has", sizes],
+        summarize=8,
     )
     with tf.control_dependencies([check]):
         inputs = tf.cond(
             is_empty,
-            lambda: (
-                tf.zeros(tf.constant([0, *least.numpy()[1:]]), inputs.dtype)
-                if inputs.dtype != tf.string
-                else tf.constant([], tf.string)
-            ),
+            lambda: tf.reshape(inputs, [0, *least[1:]]),
             lambda: inputs,
         )
     return tf.ensure_shape(inputs, shape)
@@ -103,6 +100,24 @@ def answer(outputs: Mapping[str, tf.Tensor], errors: tf.Tensor) -> dict[str, tf.
         return tf.where(is_good, value, tf.zeros_like(value))
 
     return {**{name: hide(value) for name, value in outputs.items()}, "errors": errors}
+
+
+def call_network(
+    network: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor
+) -> tf.Tensor:
+    """Calls a network that cannot take an empty batch, as most cannot.
+
+    Args:
+        network: Function of a batch.
+        inputs: `(n, …)`; n may be 0.
+
+    Returns:
+        Its result, `(n, …)`.
+    """
+    num_inputs = tf.shape(inputs)[0]
+    one = tf.concat([[1], tf.shape(inputs)[1:]], 0)
+    some = tf.cond(num_inputs > 0, lambda: inputs, lambda: tf.zeros(one, inputs.dtype))
+    return network(tf.ensure_shape(some, inputs.shape))[:num_inputs]
 
 
 def attempt(

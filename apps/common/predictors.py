@@ -4,11 +4,13 @@ A predictor takes a list of raw inputs, such as encoded images or texts. It retu
 named NumPy arrays with one entry per input.
 """
 
+import base64
 import dataclasses
 import importlib.util
 import inspect
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import types_pb2
 
 from apps.common import datasets, noise, runs
 from apps.common.errors import BadInput, first_line
@@ -29,47 +32,137 @@ TIMEOUT_SECONDS = 60
 MAX_MESSAGE_BYTES = 1 << 30
 # Exceptions that reading a damaged model file raises.
 DAMAGED_FILE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)
+# From the name of a signature to its predictor; raises `UnknownSignature`.
+LoadSignature = Callable[[str], Predictor]
+
+
+class UnknownSignature(BadInput):
+    """A model has no signature of this name."""
+
+
+class RefusedInput(BadInput):
+    """A model answered one of the inputs with an error.
+
+    Args:
+        number: The number of the input in the request, from 1.
+        sentence: The error.
+    """
+
+    def __init__(self, number, sentence):
+        super().__init__(f"input {number}: {sentence}")
+        self.number = number
+        self.sentence = sentence
 
 
 def load_predictor(
     where: str,
+    application: str,
     load_signatures: Callable[[Path], Mapping[str, Any]],
     signature: str = "serving_default",
 ) -> Predictor:
     """Returns the predictor of a model.
+
+    The predictor raises `RefusedInput` if the model answers an input with an error. Its
+    answers have no `errors`, so that they are the same for every kind of model.
 
     Args:
         where: A run directory; a SavedModel directory such as `saved_models/APP/1`; an
             `edge` bundle or one of its `.tflite` files; or a model of TensorFlow
             Serving, `http://HOST:8501/v1/models/NAME` or `grpc://HOST:8500/NAME`,
             optionally followed by `/versions/NUMBER`.
+        application: The name of the application, such as "translation".
         load_signatures: The application's function from a run directory to its exported
             functions by name, each a `tf.function` of one input.
         signature: The exported function to call. The program of an edge bundle takes
             it as an argument if it is not the default.
 
     Raises:
-        BadInput: There is no model, it has no such signature, or its server does not
-            answer.
+        BadInput: There is no model, it is another application's, it has no such
+            signature, or its server does not answer.
     """
-    if where.startswith(("http://", "https://")):
-        return _rest(where.rstrip("/"), signature)
-    if where.startswith("grpc://"):
-        return _grpc(where, signature)
     path = Path(where)
-    if path.suffix == ".tflite" and path.is_file():
-        return _edge(path, signature)
-    if (path / "model.tflite").exists():
-        return _edge(path / "model.tflite", signature)
-    if (path / "saved_model.pb").exists():
-        return _saved_model(path, signature)
+    bundle = path / "model.tflite"
+    if bundle.exists() or (path.suffix == ".tflite" and path.is_file()):
+        _check_application(where, application, about(where))
+        return _edge(bundle if bundle.exists() else path, signature)
+    if load := _exported(where):
+        _check_application(where, application, _ask_about(load))
+        return _without_errors(load(signature))
     if (path / "model.keras").exists():
-        return _run(path, load_signatures, signature)
+        return _without_errors(_run(path, load_signatures, signature))
     raise BadInput(
         f"--model {where} is no model; expected a run directory, a SavedModel "
         "directory, an edge bundle or its .tflite file, or the http:// or grpc:// "
         "address of a served model"
     )
+
+
+def about(model: str) -> dict[str, Any] | None:
+    """Returns what a model records of itself, or None if it records nothing.
+
+    Args:
+        model: As `load_predictor` takes it.
+
+    Returns:
+        The `config` of the training and the names of the `classes`, if there are any.
+        An exported model also has the names of the `application` and of the model,
+        `name`; the number of its `version`; its `limits`; and texts: how it was
+        trained, `training`, and its `signatures`. What the card of an earlier export
+        lacks is None.
+
+    Raises:
+        BadInput: A server does not answer, or a SavedModel is damaged.
+    """
+    record = training_record(model)
+    if record is None:  # An address, or a SavedModel that was copied alone.
+        load = _exported(model)
+        return load and _ask_about(load)
+    if (record / "config.json").exists():
+        classes = record / "classes.json"
+        return {
+            "config": json.loads((record / "config.json").read_text()),
+            "classes": json.loads(classes.read_text()) if classes.exists() else [],
+        }
+    card = json.loads((record / "card.json").read_text())
+    names = ("application", "name", "version", "classes", "config", "limits")
+    facts = card.get("facts", {})
+    return {
+        **{name: card.get(name) for name in names},
+        **{name.lower(): facts.get(name) for name in ("Training", "Signatures")},
+    }
+
+
+def _ask_about(load):
+    """Returns the answer of the signature `about` of an exported model, or None."""
+    try:
+        predictor = load("about")
+    except UnknownSignature:  # An earlier version exported it.
+        return None
+    return json.loads(predictor([""])["about"][0])
+
+
+def _check_application(model, application, description):
+    """Checks that a model is not another application's, as far as it records that.
+
+    Args:
+        model: As `load_predictor` takes it.
+        application: The name of the application that uses it.
+        description: From `about`.
+
+    Raises:
+        BadInput: It is.
+    """
+    found = description and description.get("application")
+    if found and found != application:
+        raise BadInput(
+            f"--model {model} serves {found}, not {application}; pass another model, "
+            f"or use python -m apps.{found}"
+        )
+
+
+def application_name(config_class: type) -> str:
+    """Returns the name of the application that has this class of configurations."""
+    return config_class.__module__.split(".")[-2]
 
 
 class DataSettings(NamedTuple):
@@ -96,31 +189,30 @@ def data_settings(
 
     Args:
         config_class: The application's class of configurations.
-        model: As `load_predictor` takes it. A run, a version and an edge bundle record
-            their training; for a server the defaults are used.
+        model: As `load_predictor` takes it. A server does not tell which examples were
+            held out. The splits are drawn again, and are the same as long as the data
+            is.
         data: Data to use instead of the training's. If that has been moved, its new
             path, with the same last name.
         **settings: Other settings to change; None keeps the training's.
 
     Raises:
         BadInput: `data` is missing, and the model does not record it, or the recorded
-            data is not there.
+            data is not there. The model is another application's.
     """
-    record = training_record(model)
-    if record is None:
+    description = about(model)
+    if description is None:
         if not data:
             raise BadInput(
                 f"--model {model} does not record what it was trained on; add --data, "
                 "or inputs to predict"
             )
         return DataSettings(_replaced(config_class(data), settings), True, {})
-    if (record / "config.json").exists():
-        trained: Any = runs.load_config(config_class, record)
-    else:
-        card = json.loads((record / "card.json").read_text())
-        trained = runs.make_config(config_class, card["config"])
+    _check_application(model, application_name(config_class), description)
+    trained: Any = runs.make_config(config_class, description["config"])
     config = _replaced(trained, {"data": data, **settings})
-    held_out = runs.read_held_out(record)
+    record = training_record(model)
+    held_out = runs.read_held_out(record) if record else {}
     is_gone = datasets.is_missing(trained.data)
     if is_gone and not data:
         raise BadInput(
@@ -158,12 +250,34 @@ def _replaced(config, settings):
     )
 
 
-def as_predictor(function: Callable[[tf.Tensor], Mapping[str, tf.Tensor]]) -> Predictor:
-    """Returns the predictor that calls a function of tensors."""
+def as_predictor(
+    function: Callable[[tf.Tensor], Mapping[str, tf.Tensor]],
+    dtype: tf.DType | None = None,
+) -> Predictor:
+    """Returns the predictor that calls a function of tensors.
+
+    Args:
+        function: From a tensor to tensors by name.
+        dtype: The type of its argument. Defaults to that of the inputs, which an empty
+            list does not have.
+    """
 
     def predict(inputs):
-        answers = function(tf.constant(inputs))
+        answers = function(tf.constant(inputs, dtype))
         return {name: value.numpy() for name, value in answers.items()}
+
+    return predict
+
+
+def _without_errors(predictor):
+    """Returns a predictor that raises the first of its `errors`, if there are any."""
+
+    def predict(inputs):
+        answers = predictor(inputs)
+        for number, error in enumerate(answers.pop("errors", ()), start=1):
+            if error:
+                raise RefusedInput(number, error.decode())
+        return answers
 
     return predict
 
@@ -181,11 +295,18 @@ def in_batches(
     Returns:
         The named arrays of all inputs. If batches differ in size along further axes, as
         with tokens, they are padded at the end with zeros or empty strings.
+
+    Raises:
+        BadInput: An input was answered with an error; its number is that among all.
     """
     inputs = iter(inputs)
     answers = []
     while batch := list(itertools.islice(inputs, batch_size)):
-        answers.append(predictor(batch))
+        try:
+            answers.append(predictor(batch))
+        except RefusedInput as error:
+            number = len(answers) * batch_size + error.number
+            raise RefusedInput(number, error.sentence) from error
     return {name: _join([answer[name] for answer in answers]) for name in answers[0]}
 
 
@@ -208,7 +329,7 @@ def _join(arrays):
 def _choose(signatures, signature, where):
     known = sorted(name for name in signatures if not name.startswith("__"))
     if signature not in known:
-        raise BadInput(
+        raise UnknownSignature(
             f"--model {where} has no signature '{signature}', only "
             f"{', '.join(known)}; export it again with that one, or choose another"
         )
@@ -223,10 +344,23 @@ def _run(path, load_signatures, signature):
             f"--model {path} cannot be loaded ({first_line(error)}); its files are "
             "damaged or from another version, so train again"
         ) from error
-    return as_predictor(_choose(signatures, signature, path))
+    function = _choose(signatures, signature, path)
+    (spec,) = function.input_signature
+    return as_predictor(function, spec.dtype)
 
 
-def _saved_model(path, signature):
+def _exported(where) -> LoadSignature | None:
+    """Opens a SavedModel or a served model; returns None for other models."""
+    if where.startswith(("http://", "https://")):
+        return _rest(where.rstrip("/"))
+    if where.startswith("grpc://"):
+        return _grpc(where)
+    if (Path(where) / "saved_model.pb").exists():
+        return _saved_model(Path(where))
+    return None
+
+
+def _saved_model(path):
     if b"Sentencepiece" in (path / "saved_model.pb").read_bytes():
         import tensorflow_text  # noqa: F401, registers the tokenizer's operations.
     try:
@@ -236,11 +370,17 @@ def _saved_model(path, signature):
             f"--model {path} cannot be loaded as a SavedModel ({first_line(error)}); "
             "export it again"
         ) from error
-    function = _choose(loaded.signatures, signature, path)
-    (input_name,) = function.structured_input_signature[1]
-    predict: Any = as_predictor(lambda inputs: function(**{input_name: inputs}))
-    predict.model = loaded  # Keeps its variables alive.
-    return predict
+
+    def load(signature):
+        function = _choose(loaded.signatures, signature, path)
+        ((input_name, spec),) = function.structured_input_signature[1].items()
+        predict: Any = as_predictor(
+            lambda inputs: function(**{input_name: inputs}), spec.dtype
+        )
+        predict.model = loaded  # Keeps its variables alive.
+        return predict
+
+    return load
 
 
 def _edge(path, signature):
@@ -283,9 +423,7 @@ def _first_call_without_noise(predictor):
     return predict
 
 
-def _rest(url, signature_name):
-    import base64
-
+def _rest(url):
     import requests
 
     def call(method, address, **arguments):
@@ -303,7 +441,8 @@ def _rest(url, signature_name):
         except ValueError:
             content = {"error": f"status {response.status_code}"}
         if not response.ok:
-            raise BadInput(f"--model {url} answered: {content.get('error', content)}")
+            reason = _reason(str(content.get("error", content)))
+            raise BadInput(f"--model {url} answered: {reason}")
         return content
 
     try:
@@ -313,13 +452,52 @@ def _rest(url, signature_name):
         raise BadInput(
             f"--model {url} is no model of TensorFlow Serving; correct the address"
         ) from error
-    signature = _choose(signatures, signature_name, url)
-    (input_name,) = signature["inputs"]
 
-    def encode(each):
-        if isinstance(each, bytes):
-            return {"b64": base64.b64encode(each).decode()}
-        return each
+    def load(name):
+        signature = _choose(signatures, name, url)
+        (input_name,) = signature["inputs"]
+
+        def predict(inputs):
+            outputs = call(
+                "POST",
+                f"{url}:predict",
+                json={
+                    "signature_name": name,
+                    "inputs": {input_name: [_to_json(each) for each in inputs]},
+                },
+            )["outputs"]
+            if len(signature["outputs"]) == 1:  # The server drops a single name.
+                outputs = {next(iter(signature["outputs"])): outputs}
+            return {
+                output: _from_json(value, signature["outputs"][output])
+                for output, value in outputs.items()
+            }
+
+        return predict
+
+    return load
+
+
+def _reason(message):
+    """Returns the sentence of a check in the graph, or else the first line."""
+    check = re.search(r"assertion failed: \[(.*?)\](.*)", message)
+    return check[1] + check[2] if check else message.partition("\n")[0]
+
+
+def _to_json(value):
+    """Returns one input, a string or an array, as the REST API takes it."""
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _from_json(value, output):
+    """Returns the array that an output of the REST API stands for.
+
+    Args:
+        value: Nested lists of numbers, strings, or objects with base64.
+        output: The output in the metadata of the signature.
+    """
 
     def decode(value):
         if isinstance(value, list):
@@ -328,28 +506,17 @@ def _rest(url, signature_name):
             return base64.b64decode(value["b64"])
         return value.encode()
 
-    def predict(inputs):
-        outputs = call(
-            "POST",
-            f"{url}:predict",
-            json={
-                "signature_name": signature_name,
-                "inputs": {input_name: [encode(each) for each in inputs]},
-            },
-        )["outputs"]
-        if len(signature["outputs"]) == 1:  # The server drops a single name.
-            outputs = {next(iter(signature["outputs"])): outputs}
-        return {
-            name: np.array(decode(value), object)
-            if signature["outputs"][name]["dtype"] == "DT_STRING"
-            else np.array(value)
-            for name, value in outputs.items()
-        }
-
-    return predict
+    dtype = tf.as_dtype(types_pb2.DataType.Value(output["dtype"]))
+    if value == []:  # An empty list does not tell the other axes.
+        axes = output["tensor_shape"].get("dim", [])[1:]
+        sizes = [max(0, int(axis.get("size", 0))) for axis in axes]
+        return np.zeros([0, *sizes], dtype.as_numpy_dtype)
+    if dtype == tf.string:
+        value = decode(value)
+    return np.array(value, dtype.as_numpy_dtype)
 
 
-def _grpc(where, signature):
+def _grpc(where):
     try:
         import grpc
         from tensorflow_serving.apis import (
@@ -389,7 +556,8 @@ def _grpc(where, signature):
                     f"--model {where} does not answer; start the server, or correct "
                     "its address"
                 ) from error
-            raise BadInput(f"--model {where} answered: {error.details()}") from error
+            reason = _reason(error.details())
+            raise BadInput(f"--model {where} answered: {reason}") from error
 
     metadata = call(
         service.GetModelMetadata,
@@ -399,13 +567,20 @@ def _grpc(where, signature):
     )
     signatures = get_model_metadata_pb2.SignatureDefMap()
     metadata.metadata["signature_def"].Unpack(signatures)
-    (input_name,) = _choose(signatures.signature_def, signature, where).inputs
 
-    def predict(inputs):
-        request = predict_pb2.PredictRequest()
-        request.model_spec.signature_name = signature
-        request.inputs[input_name].CopyFrom(tf.make_tensor_proto(inputs))
-        outputs = call(service.Predict, request).outputs
-        return {name: tf.make_ndarray(value) for name, value in outputs.items()}
+    def load(name_of_signature):
+        signature = _choose(signatures.signature_def, name_of_signature, where)
+        ((input_name, tensor),) = signature.inputs.items()
 
-    return predict
+        def predict(inputs):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = name_of_signature
+            request.inputs[input_name].CopyFrom(
+                tf.make_tensor_proto(inputs, tensor.dtype)
+            )
+            outputs = call(service.Predict, request).outputs
+            return {output: tf.make_ndarray(value) for output, value in outputs.items()}
+
+        return predict
+
+    return load

@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from apps.common import baselines, datasets, lite, runs, saved_models
+from apps.common import baselines, datasets, limits, lite, runs, saved_models
 from apps.common.errors import BadInput, ExportRefused
 from apps.common.lite import Bundle
-from apps.common.predictors import Predictor
+from apps.common.predictors import Predictor, application_name
 from apps.common.saved_models import Served
 
 Row = dict[str, Any]  # The measurements of one engine.
@@ -79,6 +79,7 @@ class Card(NamedTuple):
         num_examples: The number of examples, by split.
         classes: The names of the classes, if there are any.
         facts: Further paragraphs, by heading.
+        limits: The limits of the signatures, by name.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Card(NamedTuple):
     num_examples: Mapping[str, int]
     classes: Sequence[str] = ()
     facts: Mapping[str, str] = {}
+    limits: Mapping[str, int] = {}
 
 
 def release(
@@ -135,17 +137,59 @@ def release(
     with staging(to) as stage:
         version = next_version(to)
         saved_model, edge = stage / version, stage / "edge"
+        about = describe(run, card, version)
+        served = with_about(served, about)
         saved_models.save(served, saved_model)
-        saved_models.write_warm_up(saved_model, application(card), served)
+        saved_models.write_warm_up(saved_model, about["application"], served)
         operations = lite.write_bundle(bundle, edge, variants)
         rows = measure_engines(engines(run, saved_model, edge, variants), exam)
         check_bounds(rows, exam)
         recommended = recommend(edge, rows, variants, exam)
         if more:
             rows += more(saved_model, edge)
-        write_card(stage, card, run, rows, recommended, operations[recommended])
+        write_card(stage, card, about, run, rows, recommended, operations[recommended])
         publish(stage, to, version, runs.read_held_out(run))
     return to / version
+
+
+def describe(run: Path, card: Card, version: str) -> dict[str, Any]:
+    """Returns what an exported model says of itself, as `predictors.about` lists it."""
+    return {
+        "application": application_name(type(card.config)),
+        "name": card.name,
+        "version": int(version),
+        "classes": list(card.classes),
+        "config": card_config(card.config, card.files_setting),
+        "limits": dict(card.limits),
+        "training": training_facts(run, card),
+        "signatures": (
+            f"{card.signatures} `about`: `question` (any text) → `about`, a JSON "
+            "object that says what is served."
+        ),
+    }
+
+
+def with_about(served: Served, about: Mapping[str, Any]) -> Served:
+    """Adds the signature `about`, with its warm-up value, to a SavedModel.
+
+    It answers each question, whatever its text, with the same JSON object.
+
+    Args:
+        served: The SavedModel.
+        about: From `describe`.
+    """
+    text = json.dumps(about, ensure_ascii=False)
+
+    def answer(question):
+        question = limits.check_shape(question, "question", [None], [limits.MAX_INPUTS])
+        return {"about": tf.fill(tf.shape(question), text)}
+
+    spec = tf.TensorSpec([None], tf.string, name="question")
+    signature = tf.function(answer, input_signature=[spec])
+    return served._replace(
+        signatures={**served.signatures, "about": signature},
+        warm_up={**served.warm_up, "about": ["What do you serve?"]},
+    )
 
 
 def check_same_task(directory: Path, card: Card) -> None:
@@ -362,6 +406,7 @@ def size_mb(paths: Sequence[Path]) -> float:
 def write_card(
     stage: Path,
     card: Card,
+    about: Mapping[str, Any],
     run: Path,
     rows: Sequence[Row],
     recommended: str,
@@ -372,6 +417,7 @@ def write_card(
     Args:
         stage: The directory to write to.
         card: The texts.
+        about: From `describe`.
         run: The run that is exported.
         rows: From `measure_engines`.
         recommended: The recommended variant.
@@ -380,8 +426,9 @@ def write_card(
     machine = f"{os.cpu_count()} cores, {platform.machine()}"
     baseline = baselines.read(str(run))
     facts = {
-        "Signatures": card.signatures,
-        "Training": training_facts(run, card),
+        "Signatures": about["signatures"],
+        **({"Limits": limits_facts(card)} if card.limits else {}),
+        "Training": about["training"],
         **({"Baseline": baseline_facts(baseline, card)} if baseline else {}),
         **card.facts,
         "Data and licence": f"`{data_name(card.config)}`: {card.config.data_licence}.",
@@ -390,10 +437,12 @@ def write_card(
         ),
     }
     content: dict[str, Any] = {
-        "name": card.name,
+        "application": about["application"],
+        "name": about["name"],
+        "version": about["version"],
         "description": (
             f"{card.description} Every row was scored by `python -m "
-            f"apps.{application(card)} evaluate` on the same "
+            f"apps.{about['application']} evaluate` on the same "
             f"{card.num_examples['test']} test {card.unit}. They took no part in "
             "training or in the choice of the epoch."
         ),
@@ -406,8 +455,9 @@ def write_card(
         ),
         "facts": facts,
         "operations": operations,
-        "classes": list(card.classes),
-        "config": card_config(card.config, card.files_setting),
+        "classes": about["classes"],
+        "config": about["config"],
+        "limits": about["limits"],
         "machine": machine,
         "versions": {
             "python": platform.python_version(),
@@ -459,17 +509,20 @@ def training_facts(run: Path, card: Card) -> str:
     )
 
 
+def limits_facts(card: Card) -> str:
+    """Returns the limits of the signatures, as a list."""
+    lines = [f"- `{name}`: {value:,}" for name, value in card.limits.items()]
+    return "\n".join(
+        ["Larger requests, and single inputs that are larger, are refused.", "", *lines]
+    )
+
+
 def baseline_facts(baseline: Mapping[str, Any], card: Card) -> str:
     """Returns the scores of the baseline, in a sentence."""
     return (
         f"On the same {card.num_examples['test']} test {card.unit}: "
         f"{baselines.describe(baseline, 'test')}."
     )
-
-
-def application(card: Card) -> str:
-    """Returns the name of the application whose model a card describes."""
-    return type(card.config).__module__.split(".")[-2]
 
 
 def data_name(config: Any) -> str:

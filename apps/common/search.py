@@ -126,8 +126,9 @@ def beam_search(
         tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False),
     )
     shapes = tf.nest.map_structure(lambda value: getattr(value, "shape", None), initial)
+    # Without sequences there is one step too: a list of no traces has no shape.
     _, _, history, log_probs, lengths, _, _, traces = tf.while_loop(
-        lambda *values: ~tf.reduce_all(values[5]),
+        lambda time, *values: (time == 0) | ~tf.reduce_all(values[4]),
         advance,
         initial,
         (*shapes[:2], tf.TensorShape((None, beam_size, None, 2)), *shapes[3:]),

@@ -1,4 +1,4 @@
-"""Reads tables and lines of text, and trains SentencePiece vocabularies."""
+"""Reads and checks texts, trains SentencePiece vocabularies, and joins their tokens."""
 
 import codecs
 import contextlib
@@ -9,14 +9,17 @@ import itertools
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import sentencepiece
+import tensorflow as tf
 
 from apps.common import datasets
 from apps.common.errors import BadInput, flag
+from apps.common.limits import MAX_INPUTS, check_shape, first_error
+from apps.common.predictors import RefusedInput
 
 TABLE_ENDINGS = (".tsv", ".csv", ".tsv.gz", ".csv.gz")
 # Token ids of padding and of unknown tokens.
@@ -265,6 +268,89 @@ def check_texts(texts: Iterable[str]) -> None:
                 f"text {number} is not UTF-8; use a UTF-8 terminal, or pass the texts "
                 "with --file"
             ) from error
+
+
+@contextlib.contextmanager
+def quote_refused(texts: Sequence[str]) -> Iterator[None]:
+    """Quotes the text that a model refuses, since users do not know its number.
+
+    Args:
+        texts: The texts that the model is called with.
+
+    Raises:
+        BadInput: The model refuses a text.
+    """
+    try:
+        yield
+    except RefusedInput as error:
+        text = shorten(texts[error.number - 1])
+        raise BadInput(f'the model refuses "{text}": {error.sentence}') from error
+
+
+def check_request(
+    text: tf.Tensor,
+    max_bytes: int,
+    max_word_letters: int | None = None,
+    allow_empty: bool = False,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Checks the texts of a request, inside the graph of a signature.
+
+    Args:
+        text: The input `text`, strings.
+        max_bytes: The most bytes of a text.
+        max_word_letters: The most characters without a space; None for any number.
+        allow_empty: Whether a text may have no more than spaces.
+
+    Returns:
+        The texts, `(n,)`, empty where there is an error; and the errors, strings
+        `(n,)`, empty where all is well.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The input has another shape, or there are more
+            than `MAX_INPUTS` texts; when the graph runs.
+    """
+    text = check_shape(text, "text", [None], [MAX_INPUTS])
+    is_long = tf.strings.length(text) > max_bytes
+    short = tf.where(is_long, "", text)  # The other checks would take long.
+    checks = [
+        (is_long, f"the text has more than {max_bytes} bytes; shorten it"),
+        (
+            tf.strings.unicode_transcode(short, "UTF-8", "UTF-8") != short,
+            "the text is not UTF-8",
+        ),
+    ]
+    if max_word_letters:
+        long_word = f"(?s).*[^\\s\\v\\pZ]{{{max_word_letters + 1}}}.*"
+        checks.append(
+            (
+                tf.strings.regex_full_match(short, long_word),
+                f"a word has more than {max_word_letters} letters; shorten it",
+            )
+        )
+    if not allow_empty:
+        is_empty = tf.strings.regex_full_match(short, r"[\pZ\p{Cc}]*")
+        checks.append((is_empty, "the text is empty; write at least one word"))
+    errors = first_error(*checks)
+    return tf.where(errors == "", text, ""), errors
+
+
+def join_rows(values: tf.RaggedTensor, separator: str = " ") -> tf.Tensor:
+    """Returns the values of each row in one string.
+
+    Args:
+        values: A ragged tensor `(rows, values)`: strings, or numbers, which are written
+            with 6 decimals.
+        separator: Stands between two values.
+
+    Returns:
+        Strings `(rows,)`; empty for rows without values.
+    """
+    strings = values.values
+    if strings.dtype.is_floating:
+        strings = tf.strings.as_string(strings, precision=6)
+    return tf.strings.unsorted_segment_join(
+        strings, values.value_rowids(), values.nrows(), separator=separator
+    )
 
 
 def print_unknown(

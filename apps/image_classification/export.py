@@ -13,7 +13,12 @@ from apps.image_classification import edge
 from apps.image_classification.config import Config
 from apps.image_classification.data import load_examples
 from apps.image_classification.evaluate import score
-from apps.image_classification.signatures import Classifier, load_model, load_run
+from apps.image_classification.signatures import (
+    LIMITS,
+    Classifier,
+    load_model,
+    load_run,
+)
 
 NUM_CALIBRATION_IMAGES = 200
 
@@ -75,7 +80,10 @@ def bundle(classifier, train_examples):
     size = classifier.image_size
     # One image at a time, so that every shape is known.
     one_image = tf.TensorSpec([1, size, size, 3], name="images")
-    score_images = tf.function(classifier.score, input_signature=[one_image])
+    score_images = tf.function(
+        lambda images: {"scores": classifier.model(images, training=False)},
+        input_signature=[one_image],
+    )
 
     def calibration():
         chosen = np.random.default_rng(0).permutation(len(train_examples))
@@ -141,11 +149,12 @@ def card(config, classifier, splits):
             f"within {100 * MAX_ACCURACY_LOSS:.0f} point of the SavedModel's accuracy"
         ),
         signatures=(
-            "`serving_default`: `image_bytes` (JPEG, PNG, BMP or GIF, any size) → "
-            "`classes`, `scores`, best first. `tensors`: `images` (float32, "
-            f"{size}×{size} RGB from 0 to 255) → `scores`, in the order of "
-            "`edge/labels.txt`."
+            "`serving_default`: `image_bytes` (JPEG, PNG, BMP or GIF) → `classes`, "
+            f"`scores`, best first. `tensors`: `images` (float32, {size}×{size} RGB "
+            "from 0 to 255) → `scores`, in the order of `edge/labels.txt`. `errors` "
+            "says what is wrong with each image, and is empty if nothing is."
         ),
+        limits=LIMITS,
         config=config,
         files_setting="weights",
         num_examples=datasets.sizes(splits),

@@ -6,10 +6,15 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from apps.common import images, runs
+from apps.common import limits, runs
+from apps.common.image_headers import MAX_PIXELS
+from apps.common.images import check_pixels, decode_each, resize_image
 from apps.common.predictors import Predictor, load_predictor
 from apps.image_classification.config import Config
 from apps.image_classification.model import build_model
+
+# What a request may contain, for the card.
+LIMITS = {"max_inputs": limits.MAX_INPUTS, "max_pixels": MAX_PIXELS}
 
 
 class Classifier:
@@ -37,37 +42,36 @@ class Classifier:
         }
 
     def score(self, images):
-        """Scores prepared images, `(batch, size, size, 3)` from 0 to 255.
+        """Scores prepared images, `(n, size, size, 3)` from 0 to 255.
 
         Returns:
-            `scores`, `(batch, classes)`, in the order of the class names.
+            `scores`, `(n, classes)`, in the order of the class names; and `errors`,
+            strings `(n,)`.
         """
-        return {"scores": self.model(images, training=False)}
+        pixels, errors = check_pixels(images, [self.image_size, self.image_size])
+        return limits.answer({"scores": self._network(pixels)}, errors)
 
     def classify(self, image_bytes):
-        """Classifies encoded images of any size, `(batch,)`.
+        """Classifies encoded images of any size, `(n,)`.
 
         Returns:
-            `classes` and `scores`, both `(batch, classes)`, the best class first.
+            `classes` and `scores`, both `(n, classes)`, the best class first; and
+            `errors`, strings `(n,)`.
         """
         size = self.image_size
-
-        def prepare(encoded):
-            image = images.decode_image(encoded)
-            return images.resize_image(image, size, self.resize)
-
-        pixels = tf.map_fn(
-            prepare,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([size, size, 3]),
+        (pixels,), errors = decode_each(
+            limits.check_shape(image_bytes, "image_bytes", [None], [limits.MAX_INPUTS]),
+            lambda image: [resize_image(image, size, self.resize)],
+            [tf.TensorSpec([size, size, 3])],
         )
-        # A call of the exported function, so that the network is saved once.
-        answers = self.signatures["tensors"](pixels)
-        scores, order = tf.math.top_k(answers["scores"], k=len(self.class_names))
-        return {
-            "classes": tf.gather(tf.constant(self.class_names), order),
-            "scores": scores,
-        }
+        scores, order = tf.math.top_k(self._network(pixels), k=len(self.class_names))
+        classes = tf.gather(tf.constant(self.class_names), order)
+        return limits.answer({"classes": classes, "scores": scores}, errors)
+
+    def _network(self, pixels):
+        return limits.call_network(
+            lambda pixels: self.model(pixels, training=False), pixels
+        )
 
 
 def load_run(run: Path) -> Classifier:
@@ -92,4 +96,6 @@ def load_run(run: Path) -> Classifier:
 
 def load_model(where: str, signature: str = "serving_default") -> Predictor:
     """Returns the predictor of any model; the arguments are `load_predictor`'s."""
-    return load_predictor(where, lambda run: load_run(run).signatures, signature)
+    return load_predictor(
+        where, "image_classification", lambda run: load_run(run).signatures, signature
+    )

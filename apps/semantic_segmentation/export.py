@@ -25,7 +25,12 @@ from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_examples
 from apps.semantic_segmentation.evaluate import score
 from apps.semantic_segmentation.model import to_windowed
-from apps.semantic_segmentation.signatures import Segmenter, load_run
+from apps.semantic_segmentation.signatures import (
+    LIMITS,
+    SCORE_PIXELS,
+    Segmenter,
+    load_run,
+)
 
 NUM_CALIBRATION_IMAGES = 100
 
@@ -151,7 +156,10 @@ def exam(test_examples, config, signature="serving_default"):
 
     def load_model(where):
         return load_predictor(
-            where, lambda run: load_run(run, config.image_size).signatures, signature
+            where,
+            "semantic_segmentation",
+            lambda run: load_run(run, config.image_size).signatures,
+            signature,
         )
 
     def measure(predictor, reference):
@@ -196,13 +204,16 @@ def card(config, segmenter, splits):
             f"within {100 * MAX_IOU_LOSS:.0f} point of the SavedModel's mean IoU"
         ),
         signatures=(
-            "`serving_default`: `image_bytes` (JPEG, PNG, BMP or GIF, any size) → "
-            "`mask_bytes` (a PNG file of class numbers, of the size of the image), "
-            "`classes` (the name of each class, empty if the mask does not contain "
-            f"it), `pixel_fractions` (of each class). {with_crf}`tensors`: `images` "
-            f"(float32, {height}×{width} RGB from 0 to 255) → `scores` (the "
-            "probability of each class at each pixel)."
+            "`serving_default`: `image_bytes` (JPEG, PNG, BMP or GIF) → `mask_bytes` "
+            "(a PNG file of class numbers, of the size of the image), `classes` (the "
+            "name of each class, empty if the mask does not contain it), "
+            f"`pixel_fractions` (of each class). {with_crf}`tensors`: `images` "
+            f"(float32, {height}×{width} RGB from 0 to 255) → the same without the "
+            "CRF, and `scores`, the mean probability of each class in squares of "
+            f"{SCORE_PIXELS} pixels. `errors` says what is wrong with each image, and "
+            "is empty if nothing is."
         ),
+        limits=LIMITS,
         config=config,
         files_setting="weights",
         num_examples=datasets.sizes(splits),

@@ -1,6 +1,5 @@
 """Segments images: answers on the screen, and a figure of them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from apps.common import datasets, figures, images, runs
 from apps.common.errors import BadInput
-from apps.common.predictors import data_settings, in_batches, training_record
+from apps.common.predictors import about, data_settings, in_batches
 from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_split
 from apps.semantic_segmentation.signatures import BATCH_SIZE, load_model
@@ -98,15 +97,12 @@ def read_classes(model, answered):
 
     Args:
         model: As `predictors.load_predictor` takes it.
-        answered: The `classes` of its answers. They name the classes of a served model,
-            which records nothing.
+        answered: The `classes` of its answers. They name the classes of a model that
+            records nothing.
     """
-    record = training_record(model)
-    if record is None:
-        return [max(column).decode() for column in answered.T]
-    if (record / "classes.json").exists():
-        return json.loads((record / "classes.json").read_text())
-    return json.loads((record / "card.json").read_text())["classes"]
+    if description := about(model):
+        return description["classes"]
+    return [max(column).decode() for column in answered.T]
 
 
 def some_test_images(model, num_images=4):

@@ -18,6 +18,7 @@ from apps.common.text import (
 )
 from apps.sentiment_analysis import embedded
 
+MAX_TEXT_BYTES = 10_000  # Longer texts are skipped; the exported model refuses them.
 # Limits of the length buckets, in tokens. A batch holds texts of one bucket only, so
 # it has little padding.
 BUCKET_BOUNDARIES = (8, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256, 512, 1024)
@@ -190,15 +191,25 @@ def read_rows(path, config):
     rows, skipped = [], []
     for line, (text, label) in read_table(path, columns):
         label = " ".join(label.split())
-        if text.strip() and label:
-            rows.append((text, label))
+        if reason := _why_skipped(text, label, config):
+            skipped.append((f"line {line} of {path}", reason))
         else:
-            missing = config.label_column if text.strip() else config.text_column
-            skipped.append((f"line {line} of {path}", f"has no {missing}"))
+            rows.append((text, label))
     datasets.print_skipped(skipped, "row")
     if not rows:
         raise BadInput(f"{path} has no rows with a text and a label; add some")
     return rows
+
+
+def _why_skipped(text, label, config):
+    """Returns why an example cannot be used, or None if it can."""
+    if not text.strip():
+        return f"has no {config.text_column}"
+    if not label:
+        return f"has no {config.label_column}"
+    if len(text.encode()) > MAX_TEXT_BYTES:
+        return f"is longer than {MAX_TEXT_BYTES} bytes; shorten it"
+    return None
 
 
 def _files(config):
@@ -244,13 +255,13 @@ def _tensorflow_dataset(config):
         rows, skipped = [], []
         for number, record in enumerate(records, start=1):
             # Some test splits hide their labels as -1.
-            if record[text].strip() and record[label] >= 0:
-                name = features[label].int2str(record[label])
-                rows.append((record[text].decode(), name))
-            else:
-                missing = label if record[text].strip() else text
+            is_labelled = record[label] >= 0
+            name = features[label].int2str(record[label]) if is_labelled else ""
+            if reason := _why_skipped(record[text].decode(), name, config):
                 name = f"example {number} of {config.data}, {split}"
-                skipped.append((name, f"has no {missing}"))
+                skipped.append((name, reason))
+            else:
+                rows.append((record[text].decode(), name))
         datasets.print_skipped(skipped, "example")
         if rows:
             tables[split] = rows

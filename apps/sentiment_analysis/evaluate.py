@@ -8,6 +8,7 @@ import numpy as np
 
 from apps.common import baselines, classification, figures, runs
 from apps.common.predictors import data_settings
+from apps.common.text import quote_refused
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_split
 from apps.sentiment_analysis.metrics import expected_calibration_error, reliability
@@ -33,6 +34,7 @@ def evaluate(
         BadInput: The model or the data cannot be used, or they do not fit.
     """
     predictor = load_model(model)
+    with_attention = load_model(model, "with_attention")
     config, is_other_data, held_out = data_settings(
         Config, model, data, text_column=text_column, label_column=label_column
     )
@@ -48,7 +50,7 @@ def evaluate(
     folder = figures_folder or runs.evaluation_folder(
         model, "sentiment_analysis", other_data
     )
-    draw(scores, examples, predictor, folder)
+    draw(scores, examples, with_attention, folder)
     print(f"figures: {folder}")
     return report
 
@@ -64,17 +66,16 @@ def score(predictor, examples):
         `classification.Scores`, in the order of the examples.
 
     Raises:
-        BadInput: The data has a class that the model does not know.
+        BadInput: The data has a class that the model does not know, or the model
+            refuses a text.
     """
     # Sorted by length, so that batches have little padding.
     order = np.argsort([len(text) for text in examples.texts], kind="stable")
-    scores = classification.score(
-        predictor,
-        [examples.texts[i] for i in order],
-        examples.labels[order],
-        examples.class_names,
-        unit="text",
-    )
+    texts = [examples.texts[i] for i in order]
+    with quote_refused(texts):
+        scores = classification.score(
+            predictor, texts, examples.labels[order], examples.class_names, unit="text"
+        )
     original = np.argsort(order)
     return dataclasses.replace(
         scores, scores=scores.scores[original], labels=scores.labels[original]
@@ -113,7 +114,7 @@ def draw(scores, examples, predictor, folder, max_mistakes=20):
     Args:
         scores: `classification.Scores`.
         examples: The `data.Examples` that were scored.
-        predictor: The model that was scored; it gives the attention to the mistakes.
+        predictor: Its signature `with_attention`, for the mistakes.
         folder: The folder for the figures.
         max_mistakes: Maximum number of mistakes to draw.
     """

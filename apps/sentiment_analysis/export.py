@@ -14,7 +14,7 @@ from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_examples
 from apps.sentiment_analysis.evaluate import score, summarize
 from apps.sentiment_analysis.model import with_attention, without_padding
-from apps.sentiment_analysis.signatures import load_model, load_run
+from apps.sentiment_analysis.signatures import LIMITS, load_model, load_run
 from apps.sentiment_analysis.tokenizer import CLEANING
 
 # Bounds: the largest difference of any score, and the fraction of texts to which a
@@ -62,6 +62,7 @@ def served(classifier):
         classifier.model.variables,
         warm_up={
             "serving_default": ["warm up"],
+            "with_attention": ["warm up"],
             "tensors": np.ones((1, 3), "int32"),
         },
         resources=[classifier.tokenizer.sentencepiece],
@@ -142,11 +143,15 @@ def card(config, classifier, splits):
             "class as the trained model"
         ),
         signatures=(
-            "`serving_default`: `text` (UTF-8, any length) → `classes`, `scores`, best "
-            "first; the subword `tokens` of the text and their `attention`, padded "
-            "with empty strings and zeros. `tensors`: `token_ids` (int32, padded with "
-            "0) → `scores`, in the order of `edge/labels.txt`, and `attention`."
+            "`serving_default`: `text` (UTF-8) → `classes`, `scores`, best first. "
+            "`with_attention`: the same, the subword `tokens` of the text and their "
+            "`attention`, both separated by spaces. `tensors`: `token_ids` (int32, "
+            "padded with 0) → `scores`, in the order of `edge/labels.txt`, and "
+            "`attention`. `errors` says what is wrong with each text, and is empty if "
+            "nothing is. The server must not batch `tensors` with "
+            "`pad_variable_length_inputs`."
         ),
+        limits=LIMITS,
         config=config,
         files_setting="word_vectors",
         num_examples=datasets.sizes(splits),

@@ -7,7 +7,7 @@ import numpy as np
 
 from apps.common import datasets, figures
 from apps.common.predictors import data_settings, in_batches
-from apps.common.text import check_texts, print_unknown, read_texts
+from apps.common.text import check_texts, print_unknown, quote_refused, read_texts
 from apps.sentiment_analysis.config import Config
 from apps.sentiment_analysis.data import load_split
 from apps.sentiment_analysis.signatures import load_model, tokens_with_attention
@@ -25,8 +25,7 @@ def predict(
 
     Returns:
         The answers for the texts that are not blank: `classes` and `scores`, both
-        `(texts, classes)`, best first; `tokens` and `attention`, both
-        `(texts, steps)`.
+        `(texts, classes)`, best first; `tokens` and `attention`, `(texts,)`.
 
     Raises:
         BadInput: The model or a text cannot be used.
@@ -36,7 +35,10 @@ def predict(
     if file is not None:
         texts += read_texts(file)
     texts = texts or some_test_texts(model)
-    answers = in_batches(load_model(model), filter(str.strip, texts))
+    predictor = load_model(model, "with_attention")
+    asked = list(filter(str.strip, texts))
+    with quote_refused(asked):
+        answers = in_batches(predictor, asked)
     found = zip(
         answers["classes"],
         answers["scores"],

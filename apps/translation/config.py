@@ -58,7 +58,7 @@ class Config:
     turns sampling off."""
     max_tokens: Annotated[int, Range(1, 10**5)] = 80
     """Longest sentence used for training, in tokens. Texts of more words than half of
-    it are translated in parts."""
+    it, at most 64, are translated in parts."""
 
     # Model
     embedding_size: Units = 256

@@ -21,6 +21,9 @@ from apps.common.text import (
 from apps.translation import embedded
 from apps.translation.tokenizer import END, START
 
+# Longer sentences are skipped; the exported model refuses them.
+MAX_TEXT_BYTES = 5_000
+MAX_WORD_LETTERS = 100
 # Limits of the length buckets, in tokens. A batch holds translations of one bucket
 # only, so it has little padding.
 BUCKET_BOUNDARIES = (*range(6, 40, 2), *range(40, 80, 5), *range(80, 400, 20))
@@ -244,7 +247,9 @@ def _read_lines(source, target):
 
 
 def _complete_pairs(path, rows):
-    """Returns the pairs with both a sentence and a translation, stripped.
+    """Returns the pairs of a sentence and a translation, stripped.
+
+    Pairs without one of them and sentences that are too long are skipped.
 
     Args:
         path: The file of the pairs, for messages.
@@ -254,16 +259,29 @@ def _complete_pairs(path, rows):
         BadInput: There is no such pair.
     """
     pairs, skipped = [], []
-    for line, (source, target) in rows:
-        if source.strip() and target.strip():
-            pairs.append((source.strip(), target.strip()))
+    for line, pair in rows:
+        source, target = map(str.strip, pair)
+        if reason := _why_skipped(source, target):
+            skipped.append((f"line {line} of {path}", reason))
         else:
-            missing = "translation" if source.strip() else "sentence"
-            skipped.append((f"line {line} of {path}", f"has no {missing}"))
+            pairs.append((source, target))
     datasets.print_skipped(skipped, "row")
     if not pairs:
         raise BadInput(f"{path} has no sentence with a translation; add some")
     return pairs
+
+
+def _why_skipped(source, target):
+    """Returns why a stripped pair cannot be used, or None if it can."""
+    if not source:
+        return "has no sentence"
+    if not target:
+        return "has no translation"
+    if len(source.encode()) > MAX_TEXT_BYTES:
+        return f"has more than {MAX_TEXT_BYTES} bytes"
+    if max(map(len, source.split())) > MAX_WORD_LETTERS:
+        return f"has a word of more than {MAX_WORD_LETTERS} letters"
+    return None
 
 
 def _folder(config):

@@ -57,6 +57,7 @@ def evaluate(
             f"--target-data {target_data} belongs to --data; add its text file"
         )
     predictors = {name: load_model(model, SEARCHES[name]) for name in SEARCHES}
+    with_attention = load_model(model, "with_attention")
     config, is_other_data, held_out = data_settings(
         Config, model, data, source_column=source_column, target_column=target_column
     )
@@ -70,7 +71,7 @@ def evaluate(
 
     other_data = config.data if is_other_data else None
     folder = figures_folder or runs.evaluation_folder(model, "translation", other_data)
-    draw(scores["beam"], report, predictors["beam"], folder)
+    draw(scores["beam"], report, with_attention, folder)
     print(f"figures: {folder}")
     return report
 
@@ -136,7 +137,7 @@ def draw(
     Args:
         scores: The `Scores` to draw.
         report: From `summarize`.
-        predictor: The model that was scored; it gives the attention.
+        predictor: Its signature `with_attention`.
         folder: The folder for the figures.
         num_sentences: Number of sentences in a figure.
     """

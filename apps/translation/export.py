@@ -14,7 +14,12 @@ from apps.translation.data import load_examples
 from apps.translation.evaluate import score
 from apps.translation.model import Memory, State
 from apps.translation.parts import max_words
-from apps.translation.signatures import load_model, load_run, save_tokenizers
+from apps.translation.signatures import (
+    LIMITS,
+    load_model,
+    load_run,
+    save_tokenizers,
+)
 from apps.translation.tokenizer import END
 
 # Bound: the fraction of sentences whose translation may differ from the trained
@@ -58,6 +63,7 @@ def served(translator):
         warm_up={
             "serving_default": ["warm up"],
             "greedy": ["warm up"],
+            "with_attention": ["warm up"],
             "tensors": [[4, END]],
         },
         half=True,
@@ -177,14 +183,18 @@ def card(config, translator, splits):
             "translations than the SavedModel"
         ),
         signatures=(
-            "`serving_default`: `text` (UTF-8, any length) → `translations`; `scores`, "
-            "log-probabilities divided by the length penalty; the subword tokens, "
-            "`source_tokens` and `target_tokens`, padded with empty strings; and the "
-            "`attention`, with one row for each target token. `greedy`: the same with "
-            f"one beam. `tensors`: `token_ids` (int32, {END} at the end, padded with "
-            "0) → `token_ids` of the translation, `scores`, `attention`. Texts of "
-            f"more than {max_words(config.max_tokens)} words are translated in parts."
+            "`serving_default`: `text` (UTF-8) → `translations`; `scores`, "
+            "log-probabilities divided by the length penalty. `greedy`: the same with "
+            "one beam. `with_attention`: the same as `serving_default`, the subword "
+            "tokens, `source_tokens` and `target_tokens`, separated by spaces; and the "
+            "`attention`, with one line of weights for each target token. `tensors`: "
+            f"`token_ids` (int32, {END} at the end; what follows is padding) → "
+            "`token_ids` of the translation, padded with 0, `scores`. `errors` says "
+            "what is wrong with each text, and is empty if nothing is. Texts of more "
+            f"than {max_words(config.max_tokens)} words are translated in parts, each "
+            "of at most `max_tokens` tokens."
         ),
+        limits=LIMITS,
         config=config,
         files_setting="target_data",
         num_examples=datasets.sizes(splits),

@@ -7,7 +7,9 @@ import numpy as np
 import sacrebleu
 import sacremoses
 
+from apps.common.limits import MAX_INPUTS
 from apps.common.predictors import in_batches
+from apps.common.text import quote_refused
 
 # The rows of the table by length begin at these numbers of words.
 LENGTHS = (1, 9, 12, 15, 20)
@@ -15,20 +17,27 @@ LENGTHS = (1, 9, 12, 15, 20)
 BLEU = sacrebleu.BLEU(effective_order=True)
 
 
-def translate(predictor, sources: Sequence[str], batch_size: int = 50) -> list[str]:
+def translate(
+    predictor, sources: Sequence[str], batch_size: int = MAX_INPUTS
+) -> list[str]:
     """Translates sentences, in batches of similar lengths.
 
     Args:
         predictor: As returned by `load_predictor`.
         sources: The sentences.
         batch_size: Sentences per call.
+
+    Raises:
+        BadInput: The model refuses a sentence.
     """
     order = np.argsort([len(source) for source in sources], kind="stable")
 
     def only_translations(texts):
         return {"translations": predictor(texts)["translations"]}
 
-    answers = in_batches(only_translations, [sources[i] for i in order], batch_size)
+    texts = [sources[i] for i in order]
+    with quote_refused(texts):
+        answers = in_batches(only_translations, texts, batch_size)
     translations = answers["translations"][np.argsort(order)]
     return [translation.decode() for translation in translations]
 

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from apps.common.text import PADDING
+from apps.common.text import join_rows
 
-MAX_REPETITIONS = 1000  # RE2 refuses larger counts.
+MAX_TOKENS = 128  # Of a part.
 
 
 def max_words(max_tokens: int) -> int:
@@ -13,7 +13,7 @@ def max_words(max_tokens: int) -> int:
     Args:
         max_tokens: Longest sentence used for training, as `Config.max_tokens`.
     """
-    return min(max(1, max_tokens // 2), MAX_REPETITIONS)
+    return max(1, min(max_tokens, MAX_TOKENS) // 2)
 
 
 def split_patterns(max_words: int) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -56,52 +56,18 @@ def split_texts(texts, patterns):
     return tf.strings.split(tf.where(is_long, broken, texts), "\n")
 
 
-def join_tokens(token_ids, parts, vocabulary):
-    """Returns the tokens of whole texts, strings `(texts, steps)`.
+def join_attention(attention, parts):
+    """Returns the attention of whole texts, strings `(texts,)`.
 
-    Shorter texts are padded with the padding token of the vocabulary.
-
-    Args:
-        token_ids: Token ids of each part, ragged `(parts, steps)`.
-        parts: The parts of each text, ragged `(texts, parts)`.
-        vocabulary: All tokens, strings `(vocabulary,)`.
-    """
-    return tf.gather(vocabulary, join_parts(token_ids, parts).to_tensor(PADDING))
-
-
-def join_attention(attention, source, target, parts):
-    """Returns the attention of whole texts, float32 `(texts, steps, source_steps)`.
-
-    The matrices of the parts lie along the diagonal. Everything else is zero, since no
-    part attends to another one.
+    There is one line for each target token, with the weights of the source tokens of
+    its part, separated by spaces; and an empty line between two parts.
 
     Args:
         attention: The attention of each part, ragged `(parts, steps, source_steps)`.
-        source: Token ids of each part, ragged `(parts, source_steps)`.
-        target: Token ids of its translation, ragged `(parts, steps)`.
         parts: The parts of each text, ragged `(texts, parts)`.
     """
-    source_of_texts, target_of_texts = (
-        join_parts(token_ids, parts) for token_ids in (source, target)
-    )
-    num_rows, num_columns = (
-        token_ids.bounding_shape(1) for token_ids in (target_of_texts, source_of_texts)
-    )
-    # Where each part begins in its text, and in the flattened result.
-    text = parts.value_rowids()
-    row = target.row_starts() - tf.gather(target_of_texts.row_starts(), text)
-    column = source.row_starts() - tf.gather(source_of_texts.row_starts(), text)
-    part_start = (text * num_rows + row) * num_columns + column
-    # Where each row of each part begins, and where each of its weights belongs.
-    part_end = part_start + target.row_lengths() * num_columns
-    row_start = tf.ragged.range(part_start, part_end, num_columns).values
-    row_lengths = tf.repeat(source.row_lengths(), target.row_lengths())
-    places = tf.ragged.range(row_start, row_start + row_lengths).values
-    shape = tf.stack([parts.nrows(), num_rows, num_columns])
-    flat = tf.scatter_nd(
-        places[:, None], attention.flat_values, tf.reduce_prod(shape)[None]
-    )
-    return tf.reshape(flat, shape)
+    lines = attention.with_values(join_rows(attention.values))
+    return join_rows(parts.with_values(join_rows(lines, "\n")), "\n\n")
 
 
 def join_parts(values, parts):

@@ -8,7 +8,7 @@ import numpy as np
 
 from apps.common import datasets, figures
 from apps.common.predictors import data_settings, in_batches
-from apps.common.text import check_texts, print_unknown, read_texts
+from apps.common.text import check_texts, print_unknown, quote_refused, read_texts
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.signatures import alignments, load_model
@@ -27,8 +27,8 @@ def predict(
     The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
-        The answers for the texts that are not blank: `translations` and `scores`,
-        `(texts,)`; `source_tokens`, `target_tokens` and `attention`.
+        The answers for the texts that are not blank: `translations`, `scores`,
+        `source_tokens`, `target_tokens` and `attention`, all `(texts,)`.
 
     Raises:
         BadInput: The model or a text cannot be used.
@@ -38,7 +38,10 @@ def predict(
     if file is not None:
         texts += read_texts(file)
     texts = texts or some_test_sentences(model)
-    answers = in_batches(load_model(model), filter(str.strip, texts))
+    predictor = load_model(model, "with_attention")
+    asked = list(filter(str.strip, texts))
+    with quote_refused(asked):
+        answers = in_batches(predictor, asked)
     aligned = alignments(answers)
     found = zip(answers["translations"], aligned, strict=True)
     titles = []

@@ -4,27 +4,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from apps.common import runs
+from apps.common.limits import MAX_INPUTS, answer, check_shape, first_error
 from apps.common.predictors import Predictor, load_predictor
 from apps.common.search import Hypotheses, beam_search, greedy_search
-from apps.common.text import PADDING, UNKNOWN
+from apps.common.text import PADDING, UNKNOWN, check_request, join_rows
 from apps.translation.config import Config
+from apps.translation.data import MAX_TEXT_BYTES, MAX_WORD_LETTERS
 from apps.translation.model import EncoderDecoder
 from apps.translation.parts import (
+    MAX_TOKENS,
     join_attention,
-    join_tokens,
+    join_parts,
     max_words,
     split_patterns,
     split_texts,
 )
-from apps.translation.tokenizer import END, START, Tokenizer
+from apps.translation.tokenizer import END, END_TOKEN, START, Tokenizer
 
 # In a run and in an edge bundle. A joint vocabulary has the first file only.
 TOKENIZER_FILES = ("source.model", "target.model")
 # Ids of tokens that no translation contains.
 NEVER_WRITTEN = (PADDING, UNKNOWN, START)
+# What a request may contain, for the card.
+LIMITS = {
+    "max_inputs": MAX_INPUTS,
+    "max_text_bytes": MAX_TEXT_BYTES,
+    "max_word_letters": MAX_WORD_LETTERS,
+    "max_tokens": MAX_TOKENS,
+}
 # Sentences that are decoded at once.
 CHUNK_SIZE = 64
 
@@ -39,8 +50,8 @@ class Translator:
             text is translated in parts.
 
     Attributes:
-        signatures: The exported functions by name: `serving_default` (beam search),
-            `greedy` and `tensors`.
+        signatures: The exported functions by name: `serving_default` and
+            `with_attention` (beam search), `greedy` and `tensors`.
     """
 
     def __init__(
@@ -52,9 +63,8 @@ class Translator:
         self.beam_size = config.beam_size
         self.length_penalty = config.length_penalty
         self.patterns = split_patterns(max_words(config.max_tokens))
-        vocabularies = {  # A joint vocabulary is one constant. Padding is empty.
-            tokenizer: tf.constant(["", *tokenizer.vocabulary()[1:]])
-            for tokenizer in tokenizers
+        vocabularies = {  # A joint vocabulary is one constant.
+            tokenizer: tf.constant(tokenizer.vocabulary()) for tokenizer in tokenizers
         }
         self.source_vocabulary = vocabularies[self.source_tokenizer]
         self.target_vocabulary = vocabularies[self.target_tokenizer]
@@ -66,39 +76,83 @@ class Translator:
         self.signatures = {
             "serving_default": tf.function(self.translate, input_signature=[text]),
             "greedy": tf.function(self.translate_greedily, input_signature=[text]),
+            "with_attention": tf.function(
+                self.translate_with_attention, input_signature=[text]
+            ),
             "tensors": tf.function(self.translate_ids, input_signature=[token_ids]),
         }
 
     def translate(self, text):
-        """Translates UTF-8 texts of any length, `(batch,)`, by beam search.
+        """Translates UTF-8 texts, `(n,)`, by beam search.
 
         Returns:
-            `translations`, `(batch,)`; `scores`, their log-probabilities divided by the
-            length penalty, averaged over the parts of a long text; `source_tokens`,
-            `(batch, source_steps)`, and `target_tokens`, `(batch, steps)`, padded with
-            empty strings; and the `attention`, `(batch, steps, source_steps)`.
+            `translations`, `(n,)`; `scores`, their log-probabilities divided by the
+            length penalty, averaged over the parts of a long text; and `errors`,
+            strings `(n,)`.
         """
-        return self._translate(text, self.search)
+        outputs, errors, _ = self._translate(text, self.search)
+        return answer(outputs, errors)
 
     def translate_greedily(self, text):
         """Translates texts by greedy search; returns the same as `translate`."""
-        return self._translate(text, self.greedy_search)
+        outputs, errors, _ = self._translate(text, self.greedy_search)
+        return answer(outputs, errors)
 
-    def translate_ids(self, token_ids):
-        """Translates tokenized sentences, `(batch, source_steps)`, padded with zeros.
+    def translate_with_attention(self, text):
+        """Translates texts and returns what `translate` does, with the attention.
 
         Returns:
-            `token_ids` of the translations, `(batch, steps)`, padded with zeros;
-            `scores`, `(batch,)`; and `attention`, `(batch, steps, source_steps)`.
+            Also `source_tokens` and `target_tokens`, the subword tokens separated by
+            spaces; and `attention`, as `join_attention` writes it. All are strings
+            `(n,)`.
         """
-        source = tf.RaggedTensor.from_tensor(token_ids, padding=PADDING)
-        target, scores, attention = self._decode(source, self.search)
-        shape = tf.stack([-1, -1, tf.shape(token_ids, tf.int64)[1]])
-        return {
-            "token_ids": target.to_tensor(PADDING),
-            "scores": scores,
-            "attention": attention.to_tensor(shape=shape),
+        outputs, errors, found = self._translate(text, self.search)
+        source, target, attention, parts = found
+
+        def tokens(token_ids, vocabulary):
+            token_ids = join_parts(token_ids, parts)
+            return join_rows(
+                token_ids.with_values(tf.gather(vocabulary, token_ids.values))
+            )
+
+        outputs |= {
+            "source_tokens": tokens(source, self.source_vocabulary),
+            "target_tokens": tokens(target, self.target_vocabulary),
+            "attention": join_attention(attention, parts),
         }
+        return answer(outputs, errors)
+
+    def translate_ids(self, token_ids):
+        """Translates tokenized sentences, `(n, source_steps)`.
+
+        Args:
+            token_ids: Each row has an `END`. Whatever follows the first one is padding.
+
+        Returns:
+            `token_ids` of the translations, `(n, 2 * source_steps + 10)`, padded with
+            zeros; `scores`, `(n,)`; and `errors`, strings `(n,)`.
+        """
+        shape = [MAX_INPUTS, MAX_TOKENS]
+        token_ids = check_shape(token_ids, "token_ids", [None, None], shape)
+        is_end = token_ids == END
+        lengths = tf.argmax(tf.cast(is_end, tf.int32), 1) + 1
+        steps = tf.shape(token_ids)[1]
+        largest = self.source_vocabulary.shape[0] - 1
+        is_outside = (token_ids <= PADDING) | (token_ids > largest)
+        is_outside &= tf.sequence_mask(lengths, steps)
+        errors = first_error(
+            (~tf.reduce_any(is_end, 1), f"the end token ({END}) is missing"),
+            (tf.reduce_any(is_outside, 1), f"a token id is not from 1 to {largest}"),
+        )
+        # Sentences with an error are translated like empty ones.
+        is_good = errors == ""
+        source = tf.RaggedTensor.from_tensor(
+            tf.where(is_good[:, None], token_ids, END), tf.where(is_good, lengths, 1)
+        )
+        target, scores, _ = self._decode(source, self.search)
+        shape = tf.stack([-1, max_steps(steps)])
+        outputs = {"token_ids": target.to_tensor(PADDING, shape=shape)}
+        return answer({**outputs, "scores": scores}, errors)
 
     def search(self, token_ids) -> Hypotheses:
         """Returns the beam hypotheses of sentences, best first.
@@ -198,29 +252,51 @@ class Translator:
         )
 
     def _translate(self, text, search):
-        """Splits texts into parts, translates the parts, and joins them again."""
+        """Splits texts into parts, translates the parts, and joins them again.
+
+        Returns:
+            `translations` and `scores`; the errors of the texts; and the token ids of
+            the parts, those of their translations, the attention and the parts.
+        """
+        text, errors = check_request(
+            text, MAX_TEXT_BYTES, MAX_WORD_LETTERS, allow_empty=True
+        )
         parts = split_texts(text, self.patterns)
+        text_of_part = parts.value_rowids()
         source = self.source_tokenizer(parts.values)
+        longest = tf.math.segment_max(source.row_lengths(), text_of_part)
+        errors = first_error(
+            (errors != "", errors),
+            (
+                longest > MAX_TOKENS,
+                f"the text or one of its sentences has more than {MAX_TOKENS} tokens; "
+                "write shorter sentences",
+            ),
+        )
+        # Texts with an error are translated like empty ones.
+        is_good = tf.gather(errors == "", text_of_part)
+        is_kept = tf.repeat(is_good, source.row_lengths()) | (source.values == END)
+        source = tf.ragged.boolean_mask(source, source.with_values(is_kept))
         target, scores, attention = self._decode(source, search)
         translations = self.target_tokenizer.detokenize(target)
-        text_of_part = parts.value_rowids()
-        return {
-            "translations": tf.strings.unsorted_segment_join(
-                translations, text_of_part, parts.nrows(), separator=" "
-            ),
+        outputs = {
+            "translations": join_rows(parts.with_values(translations)),
             "scores": tf.math.segment_mean(scores, text_of_part),
-            "source_tokens": join_tokens(source, parts, self.source_vocabulary),
-            "target_tokens": join_tokens(target, parts, self.target_vocabulary),
-            "attention": join_attention(attention, source, target, parts),
         }
+        return outputs, errors, (source, target, attention, parts)
 
 
 def alignments(answers):
     """Returns the source tokens, target tokens and attention of each text.
 
     Args:
-        answers: `source_tokens`, `target_tokens` and `attention`, as a predictor
-            returns them.
+        answers: `source_tokens`, `target_tokens` and `attention`, from a predictor of
+            `with_attention`.
+
+    Returns:
+        A row for each text: two lists of strings, and the weights, float32
+        `(steps, source_steps)`. The matrices of the parts of a long text lie along the
+        diagonal. Everything else is zero, since no part attends to another one.
     """
     rows = []
     for source, target, attention in zip(
@@ -228,9 +304,17 @@ def alignments(answers):
         strict=True,
     ):
         source, target = (
-            [token.decode() for token in tokens if token] for tokens in (source, target)
+            tokens.decode().split(" ") if tokens else [] for tokens in (source, target)
         )
-        rows.append((source, target, attention[: len(target), : len(source)]))
+        whole = np.zeros((len(target), len(source)), "float32")
+        row = column = 0
+        for part in attention.decode().split("\n\n"):
+            end = source.index(END_TOKEN, column) + 1
+            for weights in part.splitlines():
+                whole[row, column:end] = weights.split()
+                row += 1
+            column = end
+        rows.append((source, target, whole))
     return rows
 
 
@@ -272,4 +356,6 @@ def load_run(run: Path) -> Translator:
 
 def load_model(where: str, signature: str = "serving_default") -> Predictor:
     """Returns the predictor of any model; the arguments are `load_predictor`'s."""
-    return load_predictor(where, lambda run: load_run(run).signatures, signature)
+    return load_predictor(
+        where, "translation", lambda run: load_run(run).signatures, signature
+    )

@@ -43,8 +43,9 @@ from PIL import ExifTags, Image, ImageOps
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from apps.common import lite, predictors, ranges, release, runs
+from apps.common import limits, lite, predictors, ranges, release, runs
 from apps.common.errors import BadInput, ExportRefused, flag
+from benchmarks import malformed_requests
 from tests.conftest import run_command
 from tests.device import make_device
 from tests.model_server import serve
@@ -68,7 +69,7 @@ class App:
             these inputs, given the data.
         answers: Patterns that the lines of `predict` match, one for each argument.
         device_answers: The same for the lines of `run.py`.
-        signatures: For each signature, its input and its outputs.
+        signatures: For each signature but `about`, its input and its outputs.
         tensors: An input of the signature `tensors`.
         check_alike: Compares the answers of an engine with those of the trained model.
             Takes both, the name of the engine and the signature.
@@ -134,6 +135,38 @@ class App:
     @property
     def config_class(self):
         return self.module("config").Config
+
+    @property
+    def exported_signatures(self):
+        """The signatures of an exported model, as `signatures` lists them."""
+        return {**self.signatures, "about": ("question", {"about"})}
+
+    @property
+    def limits(self):
+        """What a request may contain, by name."""
+        return self.module("signatures").LIMITS
+
+    def good_inputs(self, signature, data):
+        """Returns inputs of a signature, given the data."""
+        if signature == "tensors":
+            return list(self.tensors)
+        if signature == "about":
+            return ["", "What do you serve?", b"\xff"]
+        return list(self.inputs(data))
+
+    def bad_inputs(self, signature):
+        """Returns inputs that a signature answers with an error.
+
+        Each comes with a part of its error.
+        """
+        input_name, _ = self.exported_signatures[signature]
+        if signature == "tensors":
+            return bad_tensors(self.tensors)
+        if input_name == "image_bytes":
+            return bad_images()
+        if input_name == "text":
+            return bad_texts(self.limits)
+        return []
 
     def flags(self, data):
         """Returns the flags of the short training."""
@@ -246,7 +279,7 @@ def fixtures(app):
     - device: The edge bundle on a stand-in for a device, as `make_device` returns it.
     - addresses: The REST and the gRPC address of a server of the exported model.
     - load_model: Function of a model and a signature that returns the predictor.
-    - stock_answers: The answers of the exported and of the released model, by
+    - stock_answers: The answers of the exported model to `server_requests`, by
       signature, in a process without our code.
     """
     session = pytest.fixture(scope="session")
@@ -297,9 +330,12 @@ def fixtures(app):
 
     @module
     def stock_answers(exported, own_data, tmp_path_factory):
-        models = [exported / "1", released(app) / "1"]
+        requests = {
+            signature: server_requests(app, signature, own_data)
+            for signature in app.exported_signatures
+        }
         folder = tmp_path_factory.mktemp("stock")
-        return ask_stock_tensorflow(app, models, app.inputs(own_data)[:2], folder)
+        return ask_stock_tensorflow(app, exported / "1", requests, folder)
 
     return {
         "app": pytest.fixture(scope="session")(lambda: app),
@@ -370,14 +406,17 @@ class AppContract:
 
     # Evaluation and prediction.
 
-    @pytest.mark.parametrize("engine", ["trained model", "SavedModel", "recommended"])
+    @pytest.mark.parametrize(
+        "engine", ["trained model", "SavedModel", "REST", "gRPC", "recommended"]
+    )
     def test_the_card_says_what_evaluate_measures(
-        self, app, run, exported, engine, tmp_path
+        self, app, run, exported, addresses, engine, tmp_path
     ):
         card = read_json(exported / "card.json")
         rows = {row["engine"]: row for row in card["engines"]}
         rows["recommended"] = rows[recommended(card)]
-        model = {"trained model": run, "SavedModel": exported / "1"}
+        rows["REST"] = rows["gRPC"] = rows["SavedModel"]
+        model = {"trained model": run, **exported_engines(exported, addresses)}
         model = model.get(engine, exported / "edge")
         folder = tmp_path / "deep/figures"
         out = succeed(
@@ -395,16 +434,6 @@ class AppContract:
     def test_figures_lie_in_the_run_unless_named(self, app, run):
         succeed(app.name, "evaluate", "--model", run)
         assert names(run / "evaluation") == app.figures
-
-    def test_other_data_is_scored_by_a_server(self, app, addresses, own_data, tmp_path):
-        out = succeed(
-            *(app.name, "evaluate", "--model", addresses[0], "--data", own_data),
-            *("--json", "--figures", tmp_path / "figures"),
-        )
-        report = json.loads(out.splitlines()[-1])
-        everything = sum(app.num_examples.values())
-        assert report[app.counted] in (app.num_examples["test"], everything)
-        assert report[app.metric] >= app.min_score
 
     def test_other_data_without_splits_is_scored_whole(
         self, app, exported, own_data, tmp_path, monkeypatch
@@ -489,7 +518,7 @@ class AppContract:
             if signature == "tensors":
                 continue
             expected = load_model(run, signature)(inputs)
-            assert set(expected) == app.signatures[signature][1]
+            assert set(expected) == app.signatures[signature][1] - {"errors"}
             for engine, where in exported_engines(exported, addresses).items():
                 answers = load_model(where, signature)(inputs)
                 assert set(answers) == set(expected), engine
@@ -498,11 +527,26 @@ class AppContract:
     def test_prepared_tensors_are_answered_alike(self, app, run, exported, load_model):
         answers = load_model(exported / "1", "tensors")(app.tensors)
         for name, expected in load_model(run, "tensors")(app.tensors).items():
-            np.testing.assert_allclose(answers[name], expected, atol=app.tolerance)
+            if expected.dtype != object:
+                np.testing.assert_allclose(answers[name], expected, atol=app.tolerance)
+
+    def test_addresses_answer_as_the_saved_model_does_to_the_last_digit(
+        self, app, exported, addresses, load_model, own_data
+    ):
+        for signature, (_, outputs) in app.exported_signatures.items():
+            inputs = as_array(app.good_inputs(signature, own_data))
+            expected = load_model(exported / "1", signature)(inputs)
+            assert set(expected) == outputs - {"errors"}
+            for address in addresses:
+                answers = load_model(address, signature)(inputs)
+                assert set(answers) == set(expected)
+                for name, value in expected.items():
+                    assert answers[name].dtype == value.dtype
+                    np.testing.assert_array_equal(answers[name], value)
 
     def test_signatures_have_the_names_that_are_documented(self, app, exported):
-        assert signature_names(exported / "1") == app.signatures
-        assert documented_signatures()[app.name] == app.signatures
+        assert signature_names(exported / "1") == app.exported_signatures
+        assert documented_signatures()[app.name] == app.exported_signatures
 
     def test_warm_up_requests_can_be_answered(self, app, exported, load_model):
         path = exported / "1/assets.extra/tf_serving_warmup_requests"
@@ -513,20 +557,116 @@ class AppContract:
             assert request.model_spec.name == app.name
             signature = request.model_spec.signature_name
             ((input_name, value),) = request.inputs.items()
-            assert input_name == app.signatures[signature][0]
+            name, outputs = app.exported_signatures[signature]
+            assert input_name == name
             answers = load_model(exported / "1", signature)(tf.make_ndarray(value))
-            assert set(answers) == app.signatures[signature][1]
+            assert set(answers) == outputs - {"errors"}
             answered.add(signature)
-        assert answered == set(app.signatures)
+        assert answered == set(app.exported_signatures)
+
+    # The server.
 
     def test_stock_tensorflow_gives_the_same_answers(
         self, app, exported, load_model, stock_answers, own_data
     ):
-        inputs = app.inputs(own_data)[:2]
-        for signature, answers in stock_answers[0].items():
+        for signature, answers in stock_answers.items():
+            inputs = as_array(app.good_inputs(signature, own_data))
             expected = load_model(exported / "1", signature)(inputs)
             for name, value in expected.items():
-                np.testing.assert_array_equal(answers[name], value)
+                np.testing.assert_array_equal(answers["good"][name], value)
+
+    def test_batches_of_the_server_get_the_answers_of_single_inputs(
+        self, app, stock_answers
+    ):
+        for answers in stock_answers.values():
+            alone = [each for name, each in answers.items() if "alone" in name]
+            halves = [answers["first half"], answers["second half"]]
+            check_joined(alone, answers["mixture"])
+            check_joined(halves, answers["mixture"])
+
+    def test_a_bad_input_gets_an_error_and_the_others_their_answers(
+        self, app, stock_answers, own_data
+    ):
+        for signature in app.signatures:
+            _, errors = mixture(app, signature, own_data)
+            assert "" in errors
+            assert len(set(errors)) > 1
+            answers = stock_answers[signature]["mixture"]
+            for i, part in enumerate(errors):
+                error = answers["errors"][i].decode()
+                assert part in error
+                assert bool(part) == bool(error), error
+                # The answer to a bad input is neutral.
+                assert not error or not any(
+                    value[i : i + 1].astype(bool).any()
+                    for name, value in answers.items()
+                    if name != "errors"
+                )
+
+    def test_requests_without_inputs_get_empty_answers(self, stock_answers):
+        for answers in stock_answers.values():
+            for request in ("no inputs", "empty list"):
+                assert set(answers[request]) == set(answers["mixture"])
+                for name, value in answers[request].items():
+                    expected = answers["mixture"][name]
+                    assert (len(value), value.ndim) == (0, expected.ndim)
+                    assert value.dtype == expected.dtype
+
+    def test_requests_are_limited(self, app, stock_answers):
+        for signature, answers in stock_answers.items():
+            number = max_inputs(app, signature)
+            assert {len(each) for each in answers["max_inputs"].values()} == {number}
+            input_name, _ = app.exported_signatures[signature]
+            for request in {"too many", "too long"} & set(answers):
+                assert f"{input_name} must have the shape (" in answers[request]
+            assert f"n at most {number}" in answers["too many"]
+            if input_name == "token_ids":
+                assert f" at most {app.limits['max_tokens']}," in answers["too long"]
+
+    def test_malformed_requests_are_refused_or_answered(self, app, exported):
+        rows = malformed_requests.probe(exported / "1")
+        assert {row.signature for row in rows} == set(app.exported_signatures)
+        for row in rows:
+            assert not row.failures
+            assert row.requests == row.refused + row.answered >= 200
+            assert row.not_finite == 0
+            assert row.max_megabytes <= 1500, row.largest
+            input_name, _ = app.exported_signatures[row.signature]
+            for message in row.messages:
+                assert f"{input_name} must have the shape (" in message or (
+                    "tensor but is a double tensor" in message
+                )
+
+    def test_a_model_says_what_it_serves(self, app, exported, addresses, stock_answers):
+        card = read_json(exported / "card.json")
+        names = ("application", "name", "version", "classes", "config", "limits")
+        about = {
+            **{name: card[name] for name in names},
+            "training": card["facts"]["Training"],
+            "signatures": card["facts"]["Signatures"],
+        }
+        assert (about["application"], about["version"]) == (app.name, 1)
+        for where in (exported / "1", exported / "edge", *addresses):
+            assert predictors.about(str(where)) == about
+        for text in stock_answers["about"]["mixture"]["about"]:
+            assert json.loads(text) == about
+
+    def test_a_model_of_another_application_is_refused(self, app, exported, addresses):
+        other = "translation" if app.name != "translation" else "sentiment_analysis"
+        for where in (exported / "1", exported / "edge", *addresses):
+            for verb in ("evaluate", "predict"):
+                result = run_app(other, verb, "--model", where)
+                assert result.status == 2
+                says = f"error: --model {where} serves {app.name}, not {other}; "
+                assert result.err.startswith(says)
+
+    def test_limits_are_documented(self, app, exported):
+        assert read_json(exported / "card.json")["limits"] == app.limits
+        readme = (ROOT / "saved_models/README.md").read_text()
+        for name, value in app.limits.items():
+            assert f"`{name}`: {value:,}\n" in (exported / "card.md").read_text()
+            assert f"`{name}`" in readme
+            assert f"{value:,}" in readme
 
     # The export.
 
@@ -572,7 +712,7 @@ class AppContract:
         text = (exported / "card.md").read_text()
         for name in app.engines:
             assert f"| {name} |" in text
-        for name in app.signatures:
+        for name in app.exported_signatures:
             assert f"`{name}`" in text
         assert config.data not in text
         for operation in app.operations:
@@ -839,7 +979,7 @@ class AppContract:
         assert (released(app) / "edge/run.py").read_text() == program.read_text()
 
     def test_the_released_model_has_the_documented_signatures(self, app):
-        assert signature_names(released(app) / "1") == app.signatures
+        assert signature_names(released(app) / "1") == app.exported_signatures
 
     def test_the_released_card_keeps_the_promises(self, app):
         card = read_json(released(app) / "card.json")
@@ -848,15 +988,24 @@ class AppContract:
             for name, value in least.items():
                 assert rows[engine][name] >= value
         assert app.config_class(**tuples(card["config"]))
+        assert card["limits"] == app.limits
         assert release.size_mb([released(app)]) <= app.max_released_mb
         link = released(app) / "edge" / f"{recommended(card)}.tflite"
         assert link.readlink() == Path("model.tflite")
 
-    def test_the_released_model_answers_in_stock_tensorflow(self, app, stock_answers):
-        assert set(stock_answers[1]) == set(app.signatures) - {"tensors"}
-        for signature, answers in stock_answers[1].items():
-            assert set(answers) == app.signatures[signature][1]
-            assert all(len(value) == 2 for value in answers.values())
+    def test_the_released_model_answers_in_stock_tensorflow(
+        self, app, own_data, tmp_path
+    ):
+        requests = {
+            signature: {"two": as_array(app.good_inputs(signature, own_data)[:2])}
+            for signature in set(app.exported_signatures) - {"tensors"}
+        }
+        model = released(app) / "1"
+        for signature, answers in ask_stock_tensorflow(
+            app, model, requests, tmp_path
+        ).items():
+            assert set(answers["two"]) == app.exported_signatures[signature][1]
+            assert all(len(value) == 2 for value in answers["two"].values())
 
 
 class ImageAppContract(AppContract):
@@ -991,6 +1140,52 @@ def unreadable_images(folder):
     ]
 
 
+def bad_texts(limits):
+    """Returns texts that are answered with an error, and a part of each error."""
+    max_bytes = limits["max_text_bytes"]
+    texts = [
+        (b"caf\xe9", "is not UTF-8"),
+        (max_bytes // 2 * b"a " + b"b", f"more than {max_bytes} bytes"),
+        (18_000 * b"a ", f"more than {max_bytes} bytes"),
+    ]
+    if "max_word_letters" in limits:
+        number = limits["max_word_letters"]
+        error = f"a word has more than {number} letters"
+        texts.append((b"so " + (number + 1) * "é".encode(), error))
+    return texts
+
+
+def bad_images():
+    """Returns images that are answered with an error, and a part of each error."""
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (40, 30, 3), "uint8")
+    )
+    png = encode(image, "PNG")
+    return [
+        *((file, "damaged") for file in (png[: len(png) // 2], png[:20])),
+        *((file, "is no JPEG, PNG, GIF or BMP file") for file in (b"", b"no image")),
+        (encode(image, "WEBP"), "is no JPEG, PNG, GIF or BMP file"),
+        (encode(image.convert("P"), "BMP"), "BMP file with a palette"),
+        (malformed_requests.huge_png(), "has 12000 × 12000 pixels"),
+    ]
+
+
+def bad_tensors(tensors):
+    """Returns inputs of `tensors` that are answered with an error, with a part of it.
+
+    Each is a good one with one value replaced.
+    """
+    values, part = [-1, 256, np.nan, np.inf], "must be from 0 to 255"
+    if tensors.dtype == "int32":
+        values, part = [-1, 2**31 - 1], "a token id is not from "
+    pairs = []
+    for value in values:
+        bad = tensors[0].copy()
+        bad.flat[0] = value
+        pairs.append((bad, part))
+    return pairs
+
+
 def oriented_photographs():
     """Returns one image as a camera stores it in each orientation.
 
@@ -1120,40 +1315,99 @@ def released(app):
 
 # The process imports nothing of ours, so the graph has no operation of ours.
 STOCK = """
-import pickle, sys
+import pickle
 import {imports}
+import sys
 import tensorflow as tf
 
-*models, inputs, answers = sys.argv[1:]
-with open(inputs, "rb") as file:
-    inputs = pickle.load(file)
-found = []
-for model in models:
-    loaded = tf.saved_model.load(model)
-    found.append({{}})
-    for name, signature in loaded.signatures.items():
-        if name != "tensors":
-            (input_name,) = signature.structured_input_signature[1]
-            outputs = signature(**{{input_name: tf.constant(inputs)}})
-            found[-1][name] = {{key: value.numpy() for key, value in outputs.items()}}
+with open("requests.pickle", "rb") as file:
+    requests = pickle.load(file)
+loaded = tf.saved_model.load(sys.argv[1])
+for signature, inputs in requests.items():
+    function = loaded.signatures[signature]
+    (spec,) = function.structured_input_signature[1].values()
+    for name, value in inputs.items():
+        try:
+            outputs = function(**{{spec.name: tf.constant(value, spec.dtype)}})
+            inputs[name] = {{key: each.numpy() for key, each in outputs.items()}}
+        except tf.errors.InvalidArgumentError as error:
+            inputs[name] = error.message
 assert not {{"apps", "layers", "keras_nlp", "keras_hub"}} & set(sys.modules)
-with open(answers, "wb") as file:
-    pickle.dump(found, file)
+with open("answers.pickle", "wb") as file:
+    pickle.dump(requests, file)
 """
 
 
-def ask_stock_tensorflow(app, saved_models, inputs, folder):
-    """Returns the answers of SavedModels, by signature, in a process without our code.
+def ask_stock_tensorflow(app, saved_model, requests, folder):
+    """Answers requests to a SavedModel in a process without our code.
 
-    The signature `tensors` is left out.
+    Args:
+        app: The `App`.
+        saved_model: The directory of the SavedModel.
+        requests: Inputs by name, for each signature.
+        folder: For the files of the process.
+
+    Returns:
+        The same with the answers, or with the message if a request is refused.
     """
-    (folder / "inputs.pickle").write_bytes(pickle.dumps(inputs))
-    subprocess.run(
-        [
-            *(sys.executable, "-c", STOCK.format(imports=app.stock_imports)),
-            *(*saved_models, "inputs.pickle", "answers.pickle"),
-        ],
-        cwd=folder,
-        check=True,
-    )
+    (folder / "requests.pickle").write_bytes(pickle.dumps(requests))
+    program = STOCK.format(imports=app.stock_imports)
+    subprocess.run([sys.executable, "-c", program, saved_model], cwd=folder, check=True)
     return pickle.loads((folder / "answers.pickle").read_bytes())
+
+
+def server_requests(app, signature, data):
+    """Returns requests to a signature of an exported model, by name."""
+    good = as_array(app.good_inputs(signature, data))
+    inputs, _ = mixture(app, signature, data)
+    half, most = len(inputs) // 2, max_inputs(app, signature)
+    requests = {
+        "good": good,
+        "mixture": inputs,
+        "first half": inputs[:half],
+        "second half": inputs[half:],
+        **{f"alone {i}": inputs[i : i + 1] for i in range(len(inputs))},
+        "no inputs": inputs[:0],
+        "empty list": inputs[:0].reshape(0),
+        "max_inputs": np.repeat(good[:1], most, axis=0),
+        "too many": np.repeat(good[:1], most + 1, axis=0),
+    }
+    if app.exported_signatures[signature][0] == "token_ids":
+        requests["too long"] = np.full((1, app.limits["max_tokens"] + 1), 5, "int32")
+    return requests
+
+
+def max_inputs(app, signature):
+    """Returns how many inputs a request to a signature may have."""
+    return limits.MAX_INPUTS if signature == "about" else app.limits["max_inputs"]
+
+
+def mixture(app, signature, data):
+    """Returns good and bad inputs, shuffled, and parts of the errors of each."""
+    pairs = [(each, "") for each in app.good_inputs(signature, data)]
+    pairs += app.bad_inputs(signature)
+    order = np.random.default_rng(0).permutation(len(pairs))
+    inputs, errors = zip(*(pairs[i] for i in order), strict=True)
+    return as_array(inputs), errors
+
+
+def as_array(inputs):
+    """Returns an array of inputs: texts, encoded images, or numbers of one shape."""
+    is_text = isinstance(inputs[0], str | bytes)
+    return np.array(inputs, object if is_text else None)
+
+
+def check_joined(parts, whole):
+    """Checks that the answers of several requests, joined, are those of one request."""
+    for name, expected in whole.items():
+        value = np.concatenate([part[name] for part in parts])
+        assert value.dtype == expected.dtype
+        if name == "attention" and expected.dtype == object:
+            value, expected = (
+                np.concatenate([np.array(text.split(), float) for text in texts])
+                for texts in (value, expected)
+            )
+        if expected.dtype == object:
+            np.testing.assert_array_equal(value, expected, err_msg=name)
+        else:
+            np.testing.assert_allclose(value, expected, atol=1e-5, err_msg=name)

@@ -1,4 +1,6 @@
 import functools
+import json
+import re
 import shutil
 from dataclasses import dataclass
 
@@ -8,10 +10,13 @@ import tensorflow as tf
 
 from apps.common import predictors, runs
 from apps.common.errors import BadInput
-from apps.common.predictors import load_predictor
 from tests.model_server import serve
 
 RAW = [b"\xff\x00", b"abc", b""]
+
+
+def load_predictor(where, *arguments):
+    return predictors.load_predictor(where, "letters", *arguments)
 
 
 def string_function(function):
@@ -68,6 +73,188 @@ def two_signatures(tmp_path_factory):
     signatures = {"serving_default": split_bytes(1), "backwards": split_bytes(-1)}
     tf.saved_model.save(tf.Module(), str(path), signatures=signatures)
     return path
+
+
+def numbers_function(function):
+    """Returns a `tf.function` of rows of three numbers."""
+    rows = tf.TensorSpec([None, 3], name="rows")
+    return tf.function(function, input_signature=[rows])
+
+
+def first_letters(raw_bytes):
+    """Answers an input that is empty with an error."""
+    return {
+        "firsts": tf.strings.substr(raw_bytes, 0, 1),
+        "errors": tf.where(raw_bytes == b"", "the text is empty", ""),
+    }
+
+
+def all_types(raw_bytes):
+    n = tf.size(raw_bytes)
+    longest = tf.reduce_max(tf.concat([tf.strings.length(raw_bytes), [1]], 0))
+    return {
+        "tenths": tf.fill([n, 2], tf.constant(0.1)),
+        "doubles": tf.fill([n], tf.constant(0.1, tf.float64)),
+        "numbers": tf.fill([n, 1], n),
+        "long_numbers": tf.fill([n], tf.constant(1 << 40, tf.int64)),
+        "is_small": tf.fill([n], True),
+        "texts": tf.fill([n, 2], "é"),
+        "any_bytes": tf.fill([n], b"\xff"),
+        "steps": tf.zeros([n, longest]),
+    }
+
+
+def check_rows(rows):
+    is_row = tf.debugging.Assert(
+        tf.shape(rows)[0] < 3, ["rows are 2 or less, not", tf.shape(rows)]
+    )
+    with tf.control_dependencies([is_row]):
+        return {"sums": tf.reduce_sum(rows, 1)}
+
+
+def checked_signatures():
+    return {
+        "serving_default": string_function(first_letters),
+        "all_types": string_function(all_types),
+        "tensors": numbers_function(check_rows),
+    }
+
+
+@pytest.fixture(scope="module")
+def checked_model(tmp_path_factory):
+    """Answers errors, all types of outputs, and refuses requests."""
+    path = tmp_path_factory.mktemp("models") / "1"
+    tf.saved_model.save(tf.Module(), str(path), signatures=checked_signatures())
+    return path
+
+
+@pytest.fixture(scope="module")
+def engines(checked_model):
+    """Predictors of all kinds, given the name of a signature."""
+    run = checked_model.parent / "run"
+    run.mkdir()
+    (run / "model.keras").touch()
+    with serve("letters", checked_model) as addresses:
+        yield lambda signature: [
+            load_predictor(str(where), lambda run: checked_signatures(), signature)
+            for where in (run, checked_model, *addresses)
+        ]
+
+
+def test_every_engine_answers_the_types_of_the_graph(engines):
+    for raw in (RAW, [b"x"]):
+        expected, *others = (predict(raw) for predict in engines("all_types"))
+        assert expected["tenths"].dtype == "float32"
+        assert expected["texts"].tolist() == [["é".encode()] * 2] * len(raw)
+        for answers in others:
+            assert set(answers) == set(expected)
+            for name, value in expected.items():
+                assert answers[name].dtype == value.dtype
+                np.testing.assert_array_equal(answers[name], value)
+
+
+def test_an_empty_request_has_empty_answers(engines):
+    shapes = {"tenths": (0, 2), "numbers": (0, 1), "texts": (0, 2), "any_bytes": (0,)}
+    for predict in engines("all_types"):
+        answers = predict([])
+        for name, shape in shapes.items():
+            assert answers[name].shape == shape
+        assert answers["steps"].shape[0] == 0
+        assert answers["tenths"].dtype == "float32"
+        assert answers["texts"].dtype == object
+
+
+def test_prepared_tensors_can_be_sent(engines):
+    rows = np.arange(6).reshape(2, 3) / 10  # float64; the graph takes float32.
+    for predict in engines("tensors"):
+        sums = predict(rows)["sums"]
+        np.testing.assert_array_equal(sums, engines("tensors")[0](rows)["sums"])
+        assert sums.dtype == "float32"
+
+
+def test_a_request_that_a_server_refuses_is_reported(engines):
+    for predict in engines("tensors")[2:]:
+        with pytest.raises(BadInput, match=r" answered: rows are 2 .*, not \[3 3\]$"):
+            predict(np.zeros([3, 3]))
+
+
+def test_an_input_with_an_error_is_refused_by_its_number(engines):
+    for predict in engines("serving_default"):
+        assert set(predict([b"abc", b"d"])) == {"firsts"}
+        with pytest.raises(BadInput, match=r"^input 3: the text is empty$"):
+            predict([b"abc", b"d", b""])
+        answers = predictors.in_batches(predict, [b"ab"] * 5, batch_size=2)
+        assert answers["firsts"].tolist() == [b"a"] * 5
+        with pytest.raises(BadInput, match=r"^input 6: the text is empty$"):
+            predictors.in_batches(predict, [b"ab"] * 5 + [b""], batch_size=2)
+
+
+ABOUT = {
+    "application": "letters",
+    "name": "Letters: a, b",
+    "version": 4,
+    "classes": ["ä", "b"],
+    "config": {"data": "data/mine", "beam_size": 7, "sizes": [1, 2]},
+    "limits": {"max_inputs": 128},
+    "training": "Trained on 2 texts.",
+    "signatures": "`serving_default`: `text` → `letters`.",
+}
+
+
+@pytest.fixture(scope="module")
+def described_model(tmp_path_factory):
+    """A model that says what it serves."""
+    path = tmp_path_factory.mktemp("models") / "1"
+
+    def about(question):
+        text = json.dumps(ABOUT, ensure_ascii=False)
+        return {"about": tf.fill(tf.shape(question), text)}
+
+    question = tf.TensorSpec([None], tf.string, name="question")
+    signatures = {
+        "serving_default": split_bytes(1),
+        "about": tf.function(about, input_signature=[question]),
+    }
+    tf.saved_model.save(tf.Module(), str(path), signatures=signatures)
+    return path
+
+
+@pytest.fixture(scope="module")
+def described_engines(described_model):
+    with serve("letters", described_model) as addresses:
+        yield str(described_model), *addresses
+
+
+def test_an_exported_model_says_what_it_serves(described_engines):
+    for model in described_engines:
+        assert predictors.about(model) == ABOUT
+        assert load_predictor(model, no_run)(RAW)["order"].tolist() == [1, 1, 1]
+
+
+def test_a_model_without_about_records_nothing(two_signatures, tmp_path):
+    with serve("halves", two_signatures) as addresses:
+        for model in (str(two_signatures), *addresses, str(tmp_path)):
+            assert predictors.about(model) is None
+
+
+def test_another_applications_model_is_refused_before_a_request(
+    described_engines, tmp_path
+):
+    (tmp_path / "edge").mkdir()
+    (tmp_path / "edge/model.tflite").touch()
+    (tmp_path / "edge/run.py").touch()
+    runs.write_json(tmp_path / "card.json", ABOUT)
+    bundle = tmp_path / "edge"
+    for model in (*described_engines, str(bundle), str(bundle / "model.tflite")):
+        says = (
+            f"--model {model} serves letters, not words; pass another model, or use "
+            "python -m apps.letters"
+        )
+        with pytest.raises(BadInput, match=f"^{re.escape(says)}$"):
+            predictors.load_predictor(model, "words", no_run)
+        # Here the application is that of `Config`.
+        with pytest.raises(BadInput, match="serves letters, not common; pass another"):
+            predictors.data_settings(Config, model)
 
 
 def test_other_signatures_and_binary_outputs_are_the_same_everywhere(two_signatures):
@@ -278,15 +465,38 @@ def test_data_sets_that_are_no_files_cannot_be_moved(recorded, data):
     assert settings == (Config(data), False, HELD_OUT)
 
 
-@pytest.mark.parametrize("model", ["http://127.0.0.1:9/v1/models/x", "moved/edge"])
-def test_without_a_record_data_must_be_named(recorded, model):
-    if not model.startswith("http"):
-        shutil.copytree(recorded / "served/edge", recorded / model)
-        model = str(recorded / model)
+def test_without_a_record_data_must_be_named(recorded):
+    model = str(shutil.copytree(recorded / "served/edge", recorded / "moved/edge"))
     with pytest.raises(BadInput, match="does not record what it was trained on; add"):
         predictors.data_settings(Config, model)
     settings = predictors.data_settings(Config, model, "data/other")
     assert settings == (Config("data/other"), True, {})
+
+
+def test_a_server_tells_the_settings_of_the_training(
+    recorded, described_engines, monkeypatch
+):
+    monkeypatch.setattr(predictors, "application_name", lambda config: "letters")
+    for model in described_engines:
+        settings = functools.partial(predictors.data_settings, Config, model)
+        # It does not tell the held-out examples.
+        assert settings() == (TRAINED, False, {})
+        assert settings("data/other") == (Config("data/other", 7, (1, 2)), True, {})
+        assert settings(beam_size=1).config == Config("data/mine", 1, (1, 2))
+    (recorded / "data").rename(recorded / "elsewhere")
+    for model in described_engines:
+        with pytest.raises(
+            BadInput, match=r"^data/mine, on which --model .* is not there"
+        ):
+            predictors.data_settings(Config, model)
+
+
+def test_a_run_tells_its_settings_and_classes(recorded):
+    settings = {"data": "data/mine", "beam_size": 7, "sizes": [1, 2]}
+    said = {"config": settings, "classes": []}
+    assert predictors.about(str(recorded / "run")) == said
+    runs.write_json(recorded / "run/classes.json", ["a", "b"])
+    assert predictors.about(str(recorded / "run")) == {**said, "classes": ["a", "b"]}
 
 
 def test_batches_are_joined_in_order():

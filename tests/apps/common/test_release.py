@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common import predictors, release, runs
+from apps.common import predictors, release, runs, saved_models
 from apps.common.errors import BadInput, ExportRefused
 from apps.common.release import Bundle, Card, Exam, Served
+
+ABOUT = (
+    "`about`: `question` (any text) → `about`, a JSON object that says what is served."
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def load_model(where):
         model = keras.saving.load_model(run / "model.keras")
         return {"serving_default": call(model, None, 4)}
 
-    return predictors.load_predictor(where, load_signatures)
+    return predictors.load_predictor(where, "common", load_signatures)
 
 
 def measure(predictor, reference):
@@ -81,6 +85,25 @@ def run(tmp_path_factory):
     return run
 
 
+def tiny_card(**texts):
+    return Card(
+        **{
+            "name": "A model",
+            "description": "It doubles.",
+            "unit": "numbers",
+            "recommendation": "within 1 point",
+            "signatures": "`serving_default`: `x` → `y`.",
+            "config": Config(),
+            "files_setting": "weights",
+            "num_examples": {"train": 12, "validation": 4, "test": 6},
+            "classes": ("one", "two"),
+            "facts": {"More": "A further paragraph."},
+            "limits": {"max_inputs": 128, "max_pixels": 25_000_000},
+            **texts,
+        }
+    )
+
+
 @pytest.fixture
 def publish(run, tmp_path):
     """Publishes the tiny model in `models`; takes what an application decides."""
@@ -88,9 +111,7 @@ def publish(run, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
-    def publish(
-        exam=EXAM, variants=("float32",), config=None, name="A model", **options
-    ):
+    def publish(exam=EXAM, variants=("float32",), more=None, replace=False, **texts):
         return release.release(
             run,
             tmp_path / "models",
@@ -108,19 +129,9 @@ def publish(run, tmp_path):
                 calibration=lambda: [{"x": row[None]} for row in ROWS],
             ),
             exam,
-            Card(
-                name=name,
-                description="It doubles.",
-                unit="numbers",
-                recommendation="within 1 point",
-                signatures="`serving_default`: `x` → `y`.",
-                config=config or Config(),
-                files_setting="weights",
-                num_examples={"train": 12, "validation": 4, "test": 6},
-                classes=("one", "two"),
-                facts={"More": "A further paragraph."},
-            ),
-            **options,
+            tiny_card(**texts),
+            replace,
+            more,
         )
 
     return publish
@@ -135,7 +146,13 @@ def files(folder):
     }
 
 
-def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys):
+def ask_about(signatures, questions):
+    """Returns the answers of the signature `about`."""
+    questions = tf.constant(questions, tf.string)
+    return signatures["about"](question=questions)["about"].numpy().tolist()
+
+
+def test_a_release_holds_everything_that_was_measured(publish, run, tmp_path, capsys):
     version = publish(variants=("float32", "dynamic_range", "int8", "float32"))
     models = tmp_path / "models"
     assert version == models / "1"
@@ -155,8 +172,11 @@ def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys)
     assert json.loads(found["held_out.json"]) == HELD_OUT
     for name in ("card.json", "held_out.json"):
         assert found[f"1/assets.extra/{name}"] == found[name]
-    assert "1/assets.extra/tf_serving_warmup_requests" in found
-    assert tf.saved_model.load(version).signatures["serving_default"]
+    requests = found["1/assets.extra/tf_serving_warmup_requests"]
+    assert b"serving_default" in requests
+    assert b"about" in requests
+    signatures = tf.saved_model.load(version).signatures
+    assert set(signatures) == {"serving_default", "about"}
 
     card = json.loads(found["card.json"])
     rows = {row["engine"]: row for row in card["engines"]}
@@ -170,9 +190,27 @@ def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys)
     assert card["classes"] == ["one", "two"]
     assert card["config"]["weights"] == "a.h5"
 
+    about = ask_about(signatures, ["What?", "", "\xff"])
+    assert len(set(about)) == 1
+    assert len(about) == 3
+    assert json.loads(about[0]) == {
+        "application": "common",
+        "name": "A model",
+        "version": 1,
+        "classes": ["one", "two"],
+        "config": card["config"],
+        "limits": {"max_inputs": 128, "max_pixels": 25_000_000},
+        "training": release.training_facts(run, tiny_card()),
+        "signatures": f"`serving_default`: `x` → `y`. {ABOUT}",
+    }
+    for model in (version, models / "edge"):
+        assert predictors.about(str(model)) == json.loads(about[0])
+
     text = found["card.md"].decode()
     for expected in (
         "# A model\n",
+        "## Limits\n\nLarger requests, and single inputs that are larger, are refused."
+        "\n\n- `max_inputs`: 128\n- `max_pixels`: 25,000,000\n\n## ",
         "on the same 6 test numbers.",
         "| engine | accuracy | max difference | size MB | latency ms |",
         "| SavedModel | 0.9 | ",
@@ -187,6 +225,34 @@ def test_a_release_holds_everything_that_was_measured(publish, tmp_path, capsys)
     # What was measured is printed, line by line.
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in printed] == [f"engine {e}" for e in engines]
+
+
+def test_a_model_refuses_questions_of_another_shape(publish):
+    signatures = tf.saved_model.load(publish()).signatures
+    assert ask_about(signatures, []) == []
+    for questions in ([["What?"]], "What?", ["What?"] * 33):
+        says = r"question must have the shape \(n,\), n at most 32"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=says):
+            ask_about(signatures, questions)
+
+
+def test_a_model_of_half_precision_says_what_it_serves_after_a_warm_up(run, tmp_path):
+    model = keras.saving.load_model(run / "model.keras")
+    about = release.describe(run, tiny_card(), "12")
+    signatures = {"serving_default": call(model, None, 4)}
+    warm_up = {"serving_default": ROWS[:1]}
+    served = Served(signatures, model.variables, warm_up, half=True)
+    served = release.with_about(served, about)
+    assert set(served.warm_up) == {"serving_default", "about"}
+    saved_models.save(served, tmp_path / "12")
+    saved_models.write_warm_up(tmp_path / "12", "tiny", served)
+    (answer,) = ask_about(tf.saved_model.load(tmp_path / "12").signatures, ["What?"])
+    assert json.loads(answer)["version"] == 12
+
+
+def test_a_card_without_limits_has_no_such_paragraph(publish, tmp_path):
+    publish(limits={})
+    assert "## Limits" not in (tmp_path / "models/card.md").read_text()
 
 
 def test_an_earlier_version_keeps_its_own_settings(publish, tmp_path, monkeypatch):

@@ -251,3 +251,8 @@ def test_a_saved_search_takes_any_batch(tmp_path):
             ours = expected["token_ids"][row, :, :steps]
             np.testing.assert_array_equal(ours, alone["token_ids"][0])
             np.testing.assert_allclose(expected["scores"][row], alone["scores"][0])
+    # No rows have no hypotheses.
+    nothing = tf.zeros([0], tf.int32)
+    for function in (find, module.find, again):
+        for name, value in function(nothing, nothing).items():
+            assert value.shape[:2] == (0, 3), name

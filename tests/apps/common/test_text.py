@@ -5,9 +5,12 @@ import sys
 
 import pytest
 import sentencepiece
+import tensorflow as tf
 
 from apps.common import text
 from apps.common.errors import BadInput
+from apps.common.limits import MAX_INPUTS
+from apps.common.predictors import RefusedInput
 
 COLUMNS = {"text_column": "text", "label_column": "label"}
 
@@ -324,3 +327,75 @@ def test_texts_without_letters_are_refused(texts, size):
     says = f"no vocabulary can be learned .* --vocabulary-size {size} is too small"
     with pytest.raises(BadInput, match=says):
         train(texts, size)
+
+
+def check_request(texts, allow_empty=True, **limits):
+    checked, errors = text.check_request(
+        tf.constant(texts, tf.string), allow_empty=allow_empty, **limits
+    )
+    # A text with an error is hidden.
+    for each, same, error in zip(
+        texts, checked.numpy().tolist(), errors.numpy(), strict=True
+    ):
+        assert same == (b"" if error else each)
+    return [error.decode() for error in errors.numpy()]
+
+
+def test_texts_of_a_request_are_limited_in_bytes():
+    errors = check_request([b"so", "süß".encode(), b"", b"\xff" * 6], max_bytes=4)
+    says = "the text has more than 4 bytes; shorten it"
+    assert errors == ["", says, "", says]
+
+
+def test_texts_of_a_request_are_utf8():
+    characters = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x110000)]]
+    good = ["".join(characters[i::9]).encode() for i in range(9)]
+    assert not any(check_request(good, max_bytes=10**7))
+    bad = [b"\xff", b"caf\xe9", b"\xed\xa0\x80", b"\xc0\x80", b"a\xe2\x82", b"\x80"]
+    assert set(check_request(bad, max_bytes=9)) == {"the text is not UTF-8"}
+
+
+def test_words_of_a_request_are_limited_in_letters():
+    texts = [
+        "four",
+        "fours",
+        "🙂🙂🙂🙂",
+        "🙂🙂🙂🙂🙂",
+        "a\tb\nc\vd\fe\rf gggg\u00a0hhhh\u3000iiii",
+        "\n12345\n",
+    ]
+    texts = [each.encode() for each in texts]
+    says = "a word has more than 4 letters; shorten it"
+    errors = check_request(texts, max_bytes=99, max_word_letters=4)
+    assert errors == ["", says, "", says, "", says]
+    assert not any(check_request(texts, max_bytes=99))
+
+
+def test_texts_of_a_request_may_be_empty_or_not():
+    blank = ["", " \t\n\x00\x07\x85", "\u00a0\u2003\u2028\u3000"]
+    texts = [each.encode() for each in [*blank, " x", "\u200b"]]
+    errors = check_request(texts, max_bytes=99, allow_empty=False)
+    assert errors == ["the text is empty; write at least one word"] * 3 + ["", ""]
+    assert not any(check_request(texts, max_bytes=99))
+
+
+def test_requests_of_another_shape_are_refused():
+    assert check_request([], max_bytes=9) == []
+    for texts in ("so", [["so"]], ["so"] * (MAX_INPUTS + 1)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="text must have the"):
+            text.check_request(tf.constant(texts), max_bytes=9)
+
+
+def test_rows_are_joined():
+    rows = tf.ragged.constant([["a", "b"], [], ["c"]])
+    assert text.join_rows(rows).numpy().tolist() == [b"a b", b"", b"c"]
+    rows = tf.ragged.constant([[0.25, 1], [], [-1 / 3]])
+    expected = [b"0.250000\n1.000000", b"", b"-0.333333"]
+    assert text.join_rows(rows, "\n").numpy().tolist() == expected
+    assert text.join_rows(rows[:0]).shape == (0,)
+
+
+def test_a_refused_text_is_quoted():
+    refused = pytest.raises(BadInput, match='the model refuses "no": it is too short')
+    with refused, text.quote_refused(["so", "no"]):
+        raise RefusedInput(2, "it is too short")

@@ -61,6 +61,8 @@ def spoil(answers):
     return {**answers, "mask_bytes": np.array(masks, object)}
 
 
+MASKS = {"mask_bytes", "classes", "pixel_fractions", "errors"}
+
 APP = App(
     "semantic_segmentation",
     write_data=write_shapes,
@@ -91,12 +93,9 @@ APP = App(
         r"odd_01\.jpg\tground\t0\.\d{4}$",
     ],
     signatures={
-        "serving_default": (
-            "image_bytes",
-            {"mask_bytes", "classes", "pixel_fractions"},
-        ),
-        "with_crf": ("image_bytes", {"mask_bytes", "classes", "pixel_fractions"}),
-        "tensors": ("images", {"scores"}),
+        "serving_default": ("image_bytes", MASKS),
+        "with_crf": ("image_bytes", MASKS),
+        "tensors": ("images", {*MASKS, "scores"}),
     },
     tensors=(
         np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 3)).astype("float32")

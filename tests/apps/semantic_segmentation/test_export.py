@@ -88,7 +88,7 @@ def test_the_crf_can_be_left_out_and_the_size_changed(run, tmp_path):
     to = tmp_path / "models"
     export(run, to, variants=("float32",), crf=False, image_size=(64, 96))
     loaded = tf.saved_model.load(str(to / "1"))
-    assert set(loaded.signatures) == {"serving_default", "tensors"}
+    assert set(loaded.signatures) == {"about", "serving_default", "tensors"}
     (images,) = loaded.signatures["tensors"].structured_input_signature[1].values()
     assert images.shape[1:3] == (64, 96)
     names = {path.name for path in (to / "edge").iterdir()}

@@ -73,10 +73,14 @@ def test_an_image_has_the_same_answer_alone_and_in_a_batch(segmenter, encoded_im
         assert (alone == expected).mean() > 0.999
 
 
-def test_tensors_scores_are_probabilities(segmenter):
-    scores = segmenter.signatures["tensors"](PIXELS)["scores"].numpy()
-    expected = keras.ops.softmax(segmenter.network(PIXELS))
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
+def test_tensors_are_answered_with_masks_and_mean_scores(segmenter):
+    answers = segmenter.signatures["tensors"](PIXELS)
+    logits = segmenter.network(PIXELS)
+    expected = keras.ops.softmax(logits).numpy()
+    expected = expected.reshape(2, 8, 8, 8, 8, 3).mean((2, 4))
+    np.testing.assert_allclose(answers["scores"], expected, atol=1e-5)
+    masks = [decode_mask(each) for each in answers["mask_bytes"].numpy()]
+    np.testing.assert_array_equal(masks, np.argmax(logits, -1))
 
 
 def test_a_crf_with_zero_weights_changes_nothing(network, segmenter, encoded_images):

@@ -26,6 +26,14 @@ def test_columns_have_names(tmp_path):
     assert read(path, text_column="says", label_column="means") == [("hello", "no")]
 
 
+def test_texts_that_the_exported_model_refuses_are_skipped(tmp_path, capsys):
+    longest = "ü" * (data.MAX_TEXT_BYTES // 2)
+    rows = ["text\tlabel", f"{longest}\tno", f"{longest}!\tno"]
+    assert read(write(tmp_path / "a.tsv", *rows)) == [(longest, "no")]
+    says = "skipped 1 row: is longer than 10000 bytes; shorten it: line 3 of "
+    assert capsys.readouterr().err.startswith(says)
+
+
 def test_rows_without_text_or_label_are_skipped(tmp_path, capsys):
     rows = ["text\tlabel", "a\tno", "  \tno", "\tno", "b\tno ", "so\t ", "so"]
     path = write(tmp_path / "a.tsv", *rows)

@@ -6,6 +6,7 @@ import pytest
 
 from apps.common import datasets
 from apps.common.errors import BadInput
+from apps.common.predictors import RefusedInput
 from apps.sentiment_analysis.data import Examples
 from apps.sentiment_analysis.embedded import sentences
 from apps.sentiment_analysis.evaluate import draw, evaluate, score, summarize
@@ -35,8 +36,8 @@ def predictor(texts):
     return {
         "classes": np.array(CLASSES, "S")[order].astype(object),
         "scores": np.take_along_axis(scores, order, axis=1),
-        "tokens": np.array([[b"\xe2\x96\x81so"] * len(text) for text in texts][:1]),
-        "attention": np.ones((1, len(texts[0]))),
+        "tokens": [" ".join("▁so" for _ in text).encode() for text in texts],
+        "attention": [b"1.0 " * len(text) for text in texts],
     }
 
 
@@ -86,6 +87,15 @@ def test_an_unknown_class_is_refused(examples):
     other = dataclasses.replace(examples, class_names=("no", "maybe", "yes"))
     with pytest.raises(BadInput, match=r"the class maybe, .* only no, so, yes"):
         score(answer_only, other)
+
+
+def test_a_refused_text_is_quoted(examples):
+    def refuse(texts):
+        raise RefusedInput(1 + texts.index("yes and no"), "it is too short")
+
+    says = r'the model refuses "yes and no": it is too short'
+    with pytest.raises(BadInput, match=says):
+        score(refuse, examples)
 
 
 def test_figures_are_drawn_with_and_without_mistakes(examples, tmp_path):

@@ -1,10 +1,14 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from apps.common.errors import BadInput
 from apps.sentiment_analysis.config import sentences
 from apps.sentiment_analysis.data import load_examples
 from apps.sentiment_analysis.predict import predict, some_test_texts
+from apps.sentiment_analysis.signatures import MAX_TEXT_BYTES, tokens_with_attention
 from tests.apps.sentiment_analysis.untrained import write_run
 from tests.conftest import run_command
 
@@ -29,10 +33,18 @@ def test_answers_are_printed_and_drawn(run, tmp_path, capsys):
         assert line == f"{', '.join(best)}: {text}"
     assert last == f"figure: {figure}"
     assert answers["classes"].shape == answers["scores"].shape == (2, 3)
-    assert answers["tokens"].shape == answers["attention"].shape
-    np.testing.assert_allclose(answers["attention"].sum(axis=1), 1, rtol=1e-4)
+    for tokens, weights in tokens_with_attention(answers):
+        assert len(tokens) == len(weights)
+        np.testing.assert_allclose(weights.sum(), 1, atol=1e-4)
     with Image.open(figure) as image:
         assert min(image.size) > 50
+
+
+def test_a_refused_text_is_quoted(run, tmp_path):
+    long = "so " * MAX_TEXT_BYTES
+    says = f'the model refuses "{long[:39]}…": the text has more than {MAX_TEXT_BYTES} '
+    with pytest.raises(BadInput, match=re.escape(says)):
+        predict(["so", long], str(run), None, tmp_path / "figure.png")
 
 
 def test_without_texts_a_few_of_the_test_split_are_classified(run, tmp_path, capsys):

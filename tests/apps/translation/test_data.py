@@ -51,6 +51,19 @@ def test_text_files_of_different_length_are_refused(tmp_path):
         read(sources, target_data=str(targets))
 
 
+def test_sentences_that_the_exported_model_refuses_are_skipped(tmp_path, capsys):
+    word = "ü" * data.MAX_WORD_LETTERS
+    long = ("üa " * (data.MAX_TEXT_BYTES // 4)).strip()
+    sources = [f"{word}  {word}", f"so {word}ü", f"{long}  ", f"{long}ü"]
+    rows = ["source\ttarget", *(f"{source}\tso" for source in sources)]
+    table = write(tmp_path / "a.tsv", *rows)
+    assert read(table) == [(sources[0], "so"), (long, "so")]
+    assert capsys.readouterr().err.splitlines() == [
+        f"skipped 1 row: has a word of more than 100 letters: line 3 of {table}",
+        f"skipped 1 row: has more than 5000 bytes: line 5 of {table}",
+    ]
+
+
 def test_incomplete_pairs_are_skipped_and_counted(tmp_path, capsys):
     rows = ["source\ttarget", "a\tb", "\tb", "a\t \u3000", "c\td"]
     table = write(tmp_path / "a.tsv", *rows)

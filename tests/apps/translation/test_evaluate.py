@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from apps.common.errors import BadInput
+from apps.common.predictors import RefusedInput
 from apps.translation.config import Config
 from apps.translation.data import Examples, read_pairs
 from apps.translation.evaluate import Scores, draw, evaluate, score, summarize
+from apps.translation.tokenizer import END_TOKEN
 from tests.apps.translation.conftest import write_table
 from tests.apps.translation.untrained import write_run
 
@@ -20,16 +22,16 @@ def untrained(tmp_path_factory):
 
 def predictor(texts):
     """Translates every text to itself, in capitals."""
-    lengths = [len(text.split()) for text in texts]
-    tokens = np.full((len(texts), max(lengths)), b"", object)
-    for row, length in zip(tokens, lengths, strict=True):
-        row[:length] = b"a"
-    return {
-        "translations": np.array([text.upper().encode() for text in texts], object),
-        "source_tokens": tokens,
-        "target_tokens": tokens,
-        "attention": np.ones((len(texts), max(lengths), max(lengths)), "float32"),
+    answers = {
+        "translations": [text.upper().encode() for text in texts],
+        "source_tokens": [f"{text.strip()} {END_TOKEN}".encode() for text in texts],
+        "target_tokens": [b"a b"] * len(texts),
+        "attention": [
+            "\n".join([" ".join("1" * (len(text.split()) + 1))] * 2).encode()
+            for text in texts
+        ],
     }
+    return {name: np.array(value, object) for name, value in answers.items()}
 
 
 EXAMPLES = Examples(["a b", "a", "b " * 9], ["A B", "B", "B " * 9])
@@ -40,6 +42,16 @@ def test_sentences_are_translated_in_their_order():
     assert scores.translations == ["A B", "A", "B " * 9]
     assert scores.examples is EXAMPLES
     assert scores.seconds > 0
+
+
+def test_a_refused_sentence_is_quoted():
+    def refuse(texts):
+        if "a" in texts and len(texts) > 1:
+            raise RefusedInput(1 + texts.index("a"), "it is too short")
+        return predictor(texts)
+
+    with pytest.raises(BadInput, match='the model refuses "a": it is too short'):
+        score(refuse, EXAMPLES)
 
 
 def test_the_report_has_both_searches():

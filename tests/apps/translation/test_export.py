@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from apps.common import lite, saved_models
-from apps.common.predictors import load_predictor
+from apps.common.predictors import in_batches
 from apps.translation.export import bundle, served
 from apps.translation.signatures import load_run
 from tests.apps.app_contract import succeed
@@ -41,7 +41,7 @@ def test_the_card_counts_changed_translations(exported):
 
 def test_most_translations_of_new_numbers_are_right(run, load_model):
     sources, targets = zip(*make_pairs(1000)[400:450], strict=True)
-    answers = load_model(run)(sources)
+    answers = in_batches(load_model(run), sources)
     exact = [
         translation.decode() == target
         for translation, target in zip(answers["translations"], targets, strict=True)
@@ -77,7 +77,7 @@ def test_a_device_reads_lines_and_can_search_greedily(
 
 
 @pytest.mark.slow
-def test_text_files_and_separate_vocabularies_go_all_the_way(tmp_path):
+def test_text_files_and_separate_vocabularies_go_all_the_way(tmp_path, load_model):
     sources, targets = zip(*make_pairs(120), strict=True)
     data = tmp_path / "mine.de", tmp_path / "mine.en"
     for path, lines in zip(data, (sources, targets), strict=True):
@@ -98,9 +98,9 @@ def test_text_files_and_separate_vocabularies_go_all_the_way(tmp_path):
     lite.write_bundle(bundle(translator), tmp_path / "edge", ["float32"])
     assert (tmp_path / "edge/target.model").exists()
     texts = [source for source, _ in make_pairs(9, seed=7)]
-    expected = load_predictor(str(run), lambda run: translator.signatures)(texts)
+    expected = load_model(run, "with_attention")(texts)
     for where, same in (("1", 0.7), ("edge/float32.tflite", 1.0)):
-        answers = load_predictor(str(tmp_path / where), None)(texts)
+        answers = load_model(tmp_path / where, "with_attention")(texts)
         assert set(answers) == set(expected)
         is_alike = answers["translations"] == expected["translations"]
         assert is_alike.mean() >= same

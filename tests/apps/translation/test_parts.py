@@ -59,31 +59,26 @@ def test_a_device_splits_texts_like_the_server():
 def test_long_texts_have_more_words_than_half_of_max_tokens():
     assert parts.max_words(80) == 40
     assert parts.max_words(1) == 1
-    # RE2 refuses larger numbers.
     most = parts.max_words(10**5)
+    assert most == parts.MAX_TOKENS // 2
     assert on_server(["a " * (most + 1)], most) == [[("a " * most).strip(), "a"]]
 
 
-# Three parts and their translations; the second is empty. The first text has one part.
-SOURCE = tf.ragged.constant([[5, 3], [6, 7, 3], [8, 3]], tf.int32)
-TARGET = tf.ragged.constant([[5], [], [8, 6]], tf.int32, ragged_rank=1)
-PARTS = tf.RaggedTensor.from_row_lengths(tf.range(3), [1, 2])
-
-
-def test_attention_of_parts_lies_on_the_diagonal():
-    rows = [[[0.1, 0.9]], [], [[0.2, 0.8], [0.6, 0.4]]]
+def test_attention_of_parts_is_written_in_lines():
+    # Four parts; the third has no translation. The first text has one part.
+    rows = [[[0.1, 0.9]], [[0.25, 0.75], [1, 0]], [], [[1 / 3, 2 / 3]]]
     attention = tf.ragged.constant(rows, ragged_rank=2)
-    joined = parts.join_attention(attention, SOURCE, TARGET, PARTS).numpy()
-    expected = np.zeros((2, 2, 5), "float32")
-    expected[0, :1, :2] = rows[0]
-    expected[1, :, 3:] = rows[2]
-    np.testing.assert_array_equal(joined, expected)
+    joined = parts.join_attention(attention, PARTS).numpy().tolist()
+    assert joined == [
+        b"0.100000 0.900000",
+        b"0.250000 0.750000\n1.000000 0.000000\n\n\n\n0.333333 0.666667",
+    ]
 
 
 def test_tokens_of_parts_are_joined():
-    vocabulary = tf.constant(["", *"abcdefgh"])
-    joined = parts.join_tokens(TARGET, PARTS, vocabulary).numpy()
-    assert joined.tolist() == [[b"e", b""], [b"h", b"f"]]
-    joined = parts.join_tokens(SOURCE, PARTS, vocabulary).numpy()
-    assert b"".join(joined[0]) == b"ec"
-    assert b"".join(joined[1]) == b"fgchc"
+    token_ids = tf.ragged.constant([[5, 3], [6, 7, 3], [], [8]], tf.int32)
+    joined = parts.join_parts(token_ids, PARTS)
+    assert joined.to_list() == [[5, 3], [6, 7, 3, 8]]
+
+
+PARTS = tf.RaggedTensor.from_row_lengths(tf.range(4), [1, 3])

@@ -2,6 +2,7 @@ import pytest
 from PIL import Image
 
 from apps.common import datasets
+from apps.common.errors import BadInput
 from apps.common.predictors import data_settings
 from apps.common.text import UNKNOWN_TOKEN
 from apps.translation.config import Config
@@ -28,6 +29,13 @@ def test_translations_are_printed_and_drawn(run, tmp_path, capsys):
     assert error == ""
     with Image.open(figure) as image:
         assert min(image.size) > 200
+
+
+def test_a_refused_text_is_quoted(run, tmp_path):
+    long = "zwei" * 30
+    says = f'the model refuses "{long[:39]}…": a word has more than 100 letters'
+    with pytest.raises(BadInput, match=says):
+        predict(["zwei", long], run, None, tmp_path / "figure.png")
 
 
 def test_by_default_a_few_test_sentences_are_translated(run, tmp_path):
