@@ -182,7 +182,7 @@ def beats_head(head, features, validation_examples, config, run):
     """Returns whether the best model of the run is clearly better than the head.
 
     Few images cannot tell models apart, and the head can learn from the validation
-    images too. So the mean log loss must be smaller by two standard errors.
+    images too. So the mean log loss must be smaller by a standard error.
 
     Args:
         head: The logistic regression on the features of the training images.
@@ -199,7 +199,7 @@ def beats_head(head, features, validation_examples, config, run):
     tiny = np.finfo("float32").tiny
     gains = np.log(np.maximum(scores[rows, labels], tiny))
     gains -= np.log(np.maximum(head.predict_proba(inputs)[rows, labels], tiny))
-    return gains.mean() > 2 * gains.std() / np.sqrt(len(labels))
+    return gains.mean() > gains.std() / np.sqrt(len(labels))
 
 
 def keep_head(model, features, config, run):
