@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import runs
+from apps.common.limits import MAX_INPUTS
 from apps.common.text import PADDING
 from apps.translation.config import Config
 from apps.translation.data import load_split
@@ -89,13 +90,11 @@ def print_speed(config):
             lambda texts: loop_in_python(translator, texts), sources
         ),
         "SavedModel, greedy": lambda: translate(greedy, sources),
-        "SavedModel, greedy, one call": lambda: greedy(sources),
         f"SavedModel, beam {config.beam_size}": lambda: translate(beam, sources),
-        f"SavedModel, beam {config.beam_size}, one call": lambda: beam(sources),
         f"edge bundle, beam {config.beam_size}": lambda: translate(device, sources),
     }
     seconds = median_seconds_in_turns(list(ways.values()), repetitions=3)
-    print(f"{len(sources)} test sentences, in batches of 50 unless in one call")
+    print(f"{len(sources)} test sentences, in batches of {MAX_INPUTS}")
     print(f"  {'':30} {'per second':>10} {'time ratio':>10}")
     for name, each in zip(ways, seconds, strict=True):
         print(f"  {name:30} {len(sources) / each:10.0f} {each / seconds[0]:10.2f}")

@@ -217,6 +217,7 @@ def test_no_inputs_have_no_answers(signature, ask):
 def test_chunks_get_the_answers_of_single_texts(monkeypatch):
     """A request of many tokens is run in chunks of similar lengths."""
     monkeypatch.setattr(signatures, "CHUNK_TOKENS", 40)
+    monkeypatch.setattr(signatures, "MAX_TOKENS", 39)
     chunked = make_classifier()
     network, sizes = chunked.network, []
 
@@ -226,12 +227,17 @@ def test_chunks_get_the_answers_of_single_texts(monkeypatch):
 
     chunked.network = run
     texts = [" ".join(["good"] * (1 + i * i % 37)) for i in range(23)]
-    texts += ["", "the soup was bad"]
+    texts += ["", "the soup was bad", "good " * 60]
     answers = as_predictor(chunked.signatures["with_attention"])(texts)
     assert len(sizes) > 5
     assert max(rows * steps for rows, steps in sizes) <= 40
     assert sum(rows for rows, _ in sizes) == len(texts)
-    assert answers["errors"].astype(bool).sum() == 1
+    assert answers["errors"].astype(bool).sum() == 2
+    # Texts with an error are not read.
+    good = [
+        row for row, error in zip(texts, answers["errors"], strict=True) if not error
+    ]
+    assert max(steps for _, steps in sizes) == max(len(row.split()) for row in good)
     alone = as_predictor(make_classifier().signatures["with_attention"])
     for i, text in enumerate(texts):
         check_alone(answers, i, alone([text]))
