@@ -18,17 +18,19 @@ BUNDLE = Path(__file__).parent
 UNKNOWN = 1  # The token id of unknown tokens.
 
 
-def load_model(path=BUNDLE / "model.tflite"):
+def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     """Loads a model of this bundle.
 
     Args:
         path: The `.tflite` file. Its folder also holds `labels.txt`, `tokenizer.model`
             and `cleaning.json`.
+        signature: `serving_default` or `with_attention`.
 
     Returns:
         A function from a list of texts to named arrays: `classes` and `scores`, both
-        `(texts, classes)`, best first; the subword `tokens` of the texts and their
-        `attention`, both `(texts, steps)`, padded with empty strings and zeros.
+        `(texts, classes)`, best first. `with_attention` adds the subword `tokens` of
+        each text and `attention`, their weights with 6 decimals, both `(texts,)` and
+        separated by spaces.
     """
     folder = Path(path).parent
     labels = (folder / "labels.txt").read_text("utf-8").strip().split("\n")
@@ -40,23 +42,18 @@ def load_model(path=BUNDLE / "model.tflite"):
 
     def predict_one(text):
         token_ids = tokenize(text, cleaning, processor)
-        tokens = [processor.id_to_piece(token_id).encode() for token_id in token_ids]
-        answer = runner(token_ids=np.array([token_ids], "int32"))
-        order = np.argsort(-answer["scores"][0], kind="stable")
-        return {
-            "classes": labels[order],
-            "scores": answer["scores"][0, order],
-            "tokens": np.array(tokens, object),
-            "attention": answer["attention"][0],
-        }
+        found = runner(token_ids=np.array([token_ids], "int32"))
+        order = np.argsort(-found["scores"][0], kind="stable")
+        answer = {"classes": labels[order], "scores": found["scores"][0, order]}
+        if signature == "with_attention":
+            tokens = " ".join(map(processor.id_to_piece, token_ids))
+            weights = " ".join(f"{weight:.6f}" for weight in found["attention"][0])
+            answer["tokens"] = np.array(tokens.encode(), object)
+            answer["attention"] = np.array(weights.encode(), object)
+        return answer
 
     def predict(texts):
         answers = [predict_one(text) for text in texts]
-        max_steps = max(len(answer["tokens"]) for answer in answers)
-        for answer in answers:
-            padding = (0, max_steps - len(answer["tokens"]))
-            answer["tokens"] = np.pad(answer["tokens"], padding, constant_values=b"")
-            answer["attention"] = np.pad(answer["attention"], padding)
         return {
             name: np.stack([answer[name] for answer in answers]) for name in answers[0]
         }

@@ -26,13 +26,14 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     Args:
         path: The `.tflite` file. `search.json`, `source.model` and, if the target
             language has its own vocabulary, `target.model` are in the same folder.
-        signature: `serving_default`, or `greedy` for a single beam.
+        signature: `serving_default`, `with_attention`, or `greedy` for a single beam.
 
     Returns:
-        A function from a list of texts to named arrays: `translations` and `scores`,
-        `(texts,)`; `source_tokens`, `(texts, source_steps)`, and `target_tokens`,
-        `(texts, steps)`, padded with empty strings; and `attention`,
-        `(texts, steps, source_steps)`.
+        A function from a list of texts to named arrays `(texts,)`: `translations` and
+        `scores`. `with_attention` adds `source_tokens` and `target_tokens`, the subword
+        tokens separated by spaces; and `attention`, a line for each target token with
+        the weights of the source tokens, with 6 decimals, and an empty line between
+        the parts of a long text.
     """
     folder = Path(path).parent
     settings = json.loads((folder / "search.json").read_text("utf-8"))
@@ -69,18 +70,24 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
             )
         ]
         source_ids, target_ids, scores, attention = zip(*parts, strict=True)
-        return {
+        answer = {
             "translations": " ".join(map(target.decode, target_ids)).encode(),
             "scores": np.float32(np.mean(scores)),
-            "source_tokens": tokens(source, source_ids),
-            "target_tokens": tokens(target, target_ids),
-            "attention": block_diagonal(attention),
         }
+        if signature == "with_attention":
+            answer["source_tokens"] = tokens(source, source_ids)
+            answer["target_tokens"] = tokens(target, target_ids)
+            answer["attention"] = "\n\n".join(map(lines, attention)).encode()
+        return answer
 
     def predict(texts):
         answers = [translate(text) for text in texts]
         return {
-            name: stack([answer[name] for answer in answers]) for name in answers[0]
+            name: np.array(
+                [answer[name] for answer in answers],
+                "float32" if name == "scores" else object,
+            )
+            for name in answers[0]
         }
 
     return predict
@@ -146,40 +153,14 @@ def split_text(text, long_text, replacements):
 
 
 def tokens(processor, parts):
-    """Returns the tokens of all parts as an array of encoded strings."""
-    return np.array(
-        [
-            processor.id_to_piece(token_id).encode()
-            for token_ids in parts
-            for token_id in token_ids
-        ],
-        object,
-    )
+    """Returns the tokens of all parts, encoded and separated by spaces."""
+    token_ids = [token_id for part in parts for token_id in part]
+    return " ".join(map(processor.id_to_piece, token_ids)).encode()
 
 
-def block_diagonal(parts):
-    """Joins the attention of the parts along the diagonal, `(steps, source_steps)`."""
-    sizes = np.array([part.shape for part in parts])
-    whole = np.zeros(sizes.sum(0), "float32")
-    for (row, column), (rows, columns), part in zip(
-        np.cumsum(sizes, 0) - sizes, sizes, parts, strict=True
-    ):
-        whole[row : row + rows, column : column + columns] = part
-    return whole
-
-
-def stack(values):
-    """Stacks values; shorter arrays are padded with zeros or empty strings."""
-    shapes = [np.shape(value) for value in values]
-    is_text = isinstance(values[0], bytes) or values[0].dtype == object
-    whole = np.full(
-        (len(values), *np.max(shapes, axis=0).astype(int)),
-        b"" if is_text else 0,
-        object if is_text else "float32",
-    )
-    for number, (shape, value) in enumerate(zip(shapes, values, strict=True)):
-        whole[(number, *map(slice, shape))] = value
-    return whole
+def lines(attention):
+    """Returns one line of weights for each target token of a part."""
+    return "\n".join(" ".join(f"{weight:.6f}" for weight in row) for row in attention)
 
 
 def read_texts(arguments):
