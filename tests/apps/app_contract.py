@@ -1240,9 +1240,9 @@ def tuples(settings):
 
 def check_lines(lines, patterns):
     """Checks that every pattern matches a line, in this order."""
-    lines = iter(lines)
+    rest = iter(lines)
     for pattern in patterns:
-        assert any(re.search(pattern, line) for line in lines), pattern
+        assert any(re.search(pattern, line) for line in rest), (pattern, lines)
 
 
 def recommended(card):

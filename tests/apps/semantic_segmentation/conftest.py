@@ -80,7 +80,7 @@ APP = App(
     },
     num_examples={"train": 13, "validation": 2, "test": 5},
     inputs=lambda shapes: [
-        path.read_bytes() for path in sorted((shapes / "images").iterdir())
+        path.read_bytes() for path in sorted((shapes / "images").iterdir())[::3]
     ],
     arguments=lambda shapes: [
         shapes / "images/even_00.png",
