@@ -1022,9 +1022,10 @@ class ImageAppContract(AppContract):
                 answers = load_model(where, signature)(photographs)
                 app.check_alike(answers, expected, engine, signature)
             answers = load_model(run, signature)(stored)
-            # Masks of other sizes cannot even be compared.
-            with pytest.raises((AssertionError, ValueError)):
-                app.check_alike(answers, expected, "trained model", signature)
+            assert any(
+                not np.array_equal(answers[name], value)
+                for name, value in expected.items()
+            )
 
 
 class TextAppContract(AppContract):
