@@ -142,7 +142,7 @@ def _ask_about(load):
 
 
 def _check_application(model, application, description):
-    """Checks that a model is not another application's, as far as it records that.
+    """Refuses a model that records another application.
 
     Args:
         model: As `load_predictor` takes it.
@@ -150,7 +150,7 @@ def _check_application(model, application, description):
         description: From `about`.
 
     Raises:
-        BadInput: It is.
+        BadInput: The model is another application's.
     """
     found = description and description.get("application")
     if found and found != application:
