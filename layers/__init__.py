@@ -3,11 +3,14 @@
 from layers.additive_attention import AdditiveAttention
 from layers.atrous_spatial_pyramid_pooling import AtrousSpatialPyramidPooling
 from layers.bigram_classifier import BigramClassifier
+from layers.box_decoder import BoxDecoder
 from layers.dense_crf import DenseCRF
+from layers.feature_pyramid import FeaturePyramid
 from layers.gru import GRU
 from layers.lstm import LSTM
 from layers.multiplicative_attention import MultiplicativeAttention
 from layers.residual_block import ResidualBlock
+from layers.roi_align import RoIAlign
 
 __all__ = [
     "GRU",
@@ -15,7 +18,10 @@ __all__ = [
     "AdditiveAttention",
     "AtrousSpatialPyramidPooling",
     "BigramClassifier",
+    "BoxDecoder",
     "DenseCRF",
+    "FeaturePyramid",
     "MultiplicativeAttention",
     "ResidualBlock",
+    "RoIAlign",
 ]

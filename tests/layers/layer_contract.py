@@ -27,7 +27,8 @@ def check_layer(
         arguments: Its constructor arguments.
         input_shape: Shape of the input, without unknown sizes, batch first. A list of
             shapes if the layer has several inputs.
-        output_shape: Expected shape of the output.
+        output_shape: Expected shape of the output. A list of shapes if the layer has
+            several outputs.
         tmp_path: A temporary directory.
         trainable_weights: Expected number of trainable weights.
         num_learning_inputs: Number of inputs, counted from the first, that gradients
@@ -37,10 +38,20 @@ def check_layer(
         runs_in_lite: If True, TensorFlow Lite must be able to run the layer.
     """
     has_several_inputs = isinstance(input_shape, list)
+    has_several_outputs = isinstance(output_shape, list)
     shapes = input_shape if has_several_inputs else [input_shape]
 
     def pack(values):
         return list(values) if has_several_inputs else next(iter(values))
+
+    def unpack(outputs):
+        return outputs if has_several_outputs else [outputs]
+
+    def join(outputs):
+        """Returns several outputs as one vector, to compare them at once."""
+        if not has_several_outputs:
+            return outputs
+        return keras.ops.concatenate([keras.ops.ravel(each) for each in outputs])
 
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=shape).astype("float32") for shape in shapes]
@@ -50,28 +61,34 @@ def check_layer(
     dtype = arrays[0].dtype.name
     inputs = pack(arrays)
     layer = layer_class(**arguments)
-    outputs = layer(inputs).numpy()
+    outputs = join(layer(inputs)).numpy()
 
     # Eager, inferred, compiled and symbolic shapes agree, also for unknown sizes.
-    assert outputs.shape == output_shape
-    assert tuple(layer.compute_output_shape(input_shape)) == output_shape
-    compiled = tf.function(layer)(pack(map(tf.constant, arrays)))
+    output_shapes = unpack(output_shape)
+    assert [tuple(each.shape) for each in unpack(layer(inputs))] == output_shapes
+    inferred = unpack(layer.compute_output_shape(input_shape))
+    assert list(map(tuple, inferred)) == output_shapes
+    compiled = join(tf.function(layer)(pack(map(tf.constant, arrays))))
     np.testing.assert_allclose(compiled, outputs, rtol=1e-5, atol=1e-5)
     unknown = [(*(None for _ in shape[:-1]), shape[-1]) for shape in shapes]
     symbolic = layer_class(**arguments)(
         pack(keras.KerasTensor(shape, dtype) for shape in unknown)
     )
-    assert len(symbolic.shape) == len(output_shape)
-    assert symbolic.shape[-1] == output_shape[-1]
-    assert tuple(layer.compute_output_shape(pack(unknown))) == tuple(symbolic.shape)
+    symbolic_shapes = [tuple(each.shape) for each in unpack(symbolic)]
+    for symbolic_shape, shape in zip(symbolic_shapes, output_shapes, strict=True):
+        assert len(symbolic_shape) == len(shape)
+        assert symbolic_shape[-1] == shape[-1]
+    inferred = unpack(layer.compute_output_shape(pack(unknown)))
+    assert list(map(tuple, inferred)) == symbolic_shapes
     assert len(layer.trainable_weights) == trainable_weights
 
     # Gradients are finite and reach the inputs and all weights.
     variables = [tf.Variable(array) for array in arrays]
     with tf.GradientTape() as tape:
         # Random factors, because the outputs of some layers have a constant sum.
-        factors = rng.normal(size=output_shape)
-        loss = tf.reduce_sum(layer(pack(variables), training=True) ** 2 * factors)
+        factors = rng.normal(size=outputs.shape)
+        answers = join(layer(pack(variables), training=True))
+        loss = tf.reduce_sum(answers**2 * factors)
     learning = variables[:num_learning_inputs]
     learning += [weight.value for weight in layer.trainable_weights]
     for gradient in tape.gradient(loss, learning):
@@ -90,20 +107,20 @@ def check_layer(
         for i, shape in enumerate(shapes)
     ]
     model = keras.Model(named, layer(pack(named)))
-    expected = model(arrays).numpy()
+    expected = join(model(arrays)).numpy()
     model.save(tmp_path / "model.keras")
     reloaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(reloaded(arrays), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(join(reloaded(arrays)), expected, rtol=1e-6, atol=1e-6)
 
     # Mixed precision computes in float16 and keeps the weights as they are.
     half = layer_class(**arguments, dtype="mixed_float16")
-    assert half(inputs).dtype == "float16"
+    assert join(half(inputs)).dtype == "float16"
     assert [w.dtype for w in half.weights] == [w.dtype for w in layer.weights]
     assert all(weight.dtype in ("float32", "int32") for weight in half.weights)
 
     # The layer exports to TensorFlow Serving and to TensorFlow Lite.
     signature = tf.function(
-        lambda *inputs: {"outputs": model(inputs)},
+        lambda *inputs: {"outputs": join(model(inputs))},
         input_signature=[
             tf.TensorSpec(shape, dtype, name=f"inputs_{i}")
             for i, shape in enumerate(shapes)
