@@ -1,4 +1,4 @@
-"""The simple model that every score of a classifier is printed beside.
+"""The simple model that every score is printed beside.
 
 A training fits it in seconds on its own training split, prints its validation scores,
 and records all its scores in the run. Cards and `evaluate` repeat them.
@@ -75,9 +75,19 @@ def measure(
                 labels, predictions, average="macro", zero_division=0
             ),
         }
+    write(run, record)
+    return record
+
+
+def write(run: Path, record: Mapping[str, Any]) -> None:
+    """Records the scores of a baseline in the run, and prints those of the validation.
+
+    Args:
+        run: The run directory.
+        record: The `name` of the baseline, and its scores by split.
+    """
     runs.write_json(run / "baseline.json", record)
     print(f"baseline on validation: {describe(record, 'validation')}")
-    return record
 
 
 def _join(first, second):
@@ -124,7 +134,7 @@ def beside(model: str, split: str, is_other_data: bool) -> dict[str, Any] | None
 def describe(record: Mapping[str, Any], split: str) -> str:
     """Returns the scores of a baseline on one split, in words."""
     scores = ", ".join(
-        f"{name.replace('_', ' ')} {value:.4f}" for name, value in record[split].items()
+        f"{_words(name)} {value:.4f}" for name, value in record[split].items()
     )
     return f"{scores} ({record['name']})"
 
@@ -135,13 +145,18 @@ def print_verdict(
     """Prints the validation score of a finished training beside its baseline's.
 
     Args:
-        record: From `measure`.
-        metric: `accuracy` or `macro_recall`.
+        record: From `measure`, or as `write` takes it.
+        metric: The name of a score in the record, such as `accuracy`.
         value: The validation score of the trained model.
         advice: What to try if it is below the baseline.
     """
     baseline = record["validation"][metric]
-    words = metric.replace("_", " ")
+    words = _words(metric)
     print(f"validation {words} {value:.4f}, baseline {baseline:.4f} ({record['name']})")
     if value < baseline - 1e-6:  # Keras computes in float32.
         print(f"this is below the baseline; {advice}")
+
+
+def _words(metric):
+    """Returns the name of a metric in words."""
+    return {"map": "mAP", "ap50": "AP50"}.get(metric, metric.replace("_", " "))

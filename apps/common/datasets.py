@@ -305,33 +305,45 @@ def print_summary(data: str, splits: Mapping[str, Any], unit: str) -> None:
     of_classes = f" in {len(class_names)} classes" if has_classes else ""
     print(f"{data}: {_number(sum(map(len, _parts(splits))), unit)}{of_classes}")
     for split, examples in splits.items():
-        counts = _counts(examples)
-        order = np.argsort(-counts, kind="stable")
-        found = [f"{class_names[i]} {counts[i]}" for i in order if counts[i]]
-        missing = [class_names[i] for i in order if not counts[i]]
         line = f"  {split}: {len(examples)}"
-        if has_classes and found:
-            none = f"; none of {_list(missing, MAX_CLASSES_SHOWN)}" if missing else ""
-            line += f" ({_list(found, MAX_CLASSES_SHOWN)}{none})"
+        if has_classes and len(examples):
+            line += f" ({list_counts(class_names, _counts(examples))})"
         print(line)
     if splits["validation"] is splits["train"]:
         print("  too few examples for validation; those of training choose the model")
 
 
-def print_skipped(skipped: Iterable[tuple[str, str]], unit: str = "file") -> None:
+def list_counts(class_names: Sequence[str], counts: np.ndarray) -> str:
+    """Returns the number of examples of each class, such as `cat 5, dog 2`.
+
+    Args:
+        class_names: The names of the classes.
+        counts: Number of examples of each class, int `(classes,)`.
+    """
+    order = np.argsort(-counts, kind="stable")
+    found = [f"{class_names[i]} {counts[i]}" for i in order if counts[i]]
+    missing = [class_names[i] for i in order if not counts[i]]
+    none = f"; none of {_list(missing, MAX_CLASSES_SHOWN)}" if missing else ""
+    return _list(found, MAX_CLASSES_SHOWN) + none
+
+
+def print_skipped(
+    skipped: Iterable[tuple[str, str]], unit: str = "file", action: str = "skipped"
+) -> None:
     """Prints what was skipped, to standard error: a line for each reason.
 
     Args:
         skipped: A name and a reason for each skipped example, such as `("a.heic", "is a
             HEIC image; convert it to JPEG")` or `("line 7 of x.csv", "has no text")`.
         unit: What an example is called. Defaults to `file`; rows of tables are `row`.
+        action: What was done with the examples. Defaults to `skipped`.
     """
     by_reason: dict[str, list[str]] = {}
     for name, reason in skipped:
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         print(
-            f"skipped {_number(len(names), unit)}: {reason}: "
+            f"{action} {_number(len(names), unit)}: {reason}: "
             f"{_list(names, MAX_SKIPPED_SHOWN)}",
             file=sys.stderr,
         )
@@ -344,8 +356,9 @@ def _parts(splits):
 
 
 def _number(number, unit):
-    """Returns a number with its unit, such as `1 image` or `2 images`."""
-    return f"{number} {unit}{'' if number == 1 else 's'}"
+    """Returns a number with its unit, such as `1 image`, `2 images` or `2 boxes`."""
+    plural = "es" if unit.endswith("x") else "s"
+    return f"{number} {unit}{'' if number == 1 else plural}"
 
 
 def _list(names, max_names):

@@ -1,9 +1,10 @@
-"""Figures: training curves, metrics, attention, images and masks."""
+"""Figures: training curves, metrics, attention, images, masks and boxes."""
 
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -22,6 +23,27 @@ MAX_EXAMPLES = 60
 MAX_TOKENS = 200
 MAX_ALIGNED_TOKENS = 40
 MAX_TITLE_LETTERS = 22  # In each line above an image of a grid.
+PANEL_PIXELS = 640  # The longer side of an image with boxes.
+PANEL_INCHES = 5.0  # Its width in a figure.
+
+
+class Boxes(NamedTuple):
+    """An image with labelled boxes, for `draw_boxes`.
+
+    Attributes:
+        title: What stands above the image.
+        image_bytes: The encoded image.
+        boxes: `(n, 4)`: x1, y1, x2, y2 in pixels of the upright image. Small ones are
+            drawn on top.
+        texts: The label of each box.
+        colors: The colour of each box, uint8 `(n, 3)`.
+    """
+
+    title: str
+    image_bytes: bytes
+    boxes: np.ndarray
+    texts: Sequence[str]
+    colors: np.ndarray
 
 
 def class_colors(given: Sequence[str | None]) -> np.ndarray:
@@ -109,6 +131,28 @@ def draw_reliability(curve: np.ndarray, path: Path) -> None:
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend(markerscale=0.5)
+    _save(figure, path)
+
+
+def draw_precision_recall(
+    recalls: np.ndarray, precisions: Mapping[str, np.ndarray], path: Path
+) -> None:
+    """Draws precision against recall, one curve for each class.
+
+    Args:
+        recalls: From 0 to 1, `(points,)`.
+        precisions: The precisions at these recalls, by the name of the class; the first
+            20 are in the legend.
+        path: The PNG file to write.
+    """
+    figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    colors = class_colors([None] * len(precisions)) / 255
+    for i, (name, precision) in enumerate(precisions.items()):
+        label = _shorten(name, MAX_TITLE_LETTERS) if i < 20 else None
+        axis.plot(recalls, precision, color=colors[i], label=label)
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
     _save(figure, path)
 
 
@@ -310,6 +354,76 @@ def draw_rows(
     _save(figure, path)
 
 
+def draw_boxes(panels: Sequence[Boxes], path: Path, columns: int = 3) -> None:
+    """Draws a grid of images with labelled boxes.
+
+    Args:
+        panels: The images; the first 60 are drawn.
+        path: The PNG file to write.
+        columns: Images per row.
+    """
+    panels = panels[:MAX_EXAMPLES]
+    columns = min(columns, max(len(panels), 1))
+    drawings = [thumbnail(panel.image_bytes, PANEL_PIXELS) for panel in panels]
+    # Each row is as high as its highest image.
+    shapes = [max(0.4, min(2.5, each.shape[0] / each.shape[1])) for each in drawings]
+    heights = [
+        PANEL_INCHES * max(shapes[start : start + columns])
+        for start in range(0, len(shapes), columns)
+    ] or [1.0]
+    figure, axes = plt.subplots(
+        len(heights),
+        columns,
+        figsize=(PANEL_INCHES * columns, sum(heights) + 0.4 * len(heights)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, panel, image in zip(axes.flat, panels, drawings, strict=False):
+        is_tiny = image.shape[1] < 128  # Tiny images show their pixels.
+        axis.imshow(image, interpolation="nearest" if is_tiny else "antialiased")
+        axis.set_title(
+            _shorten(panel.title, 2 * MAX_TITLE_LETTERS),
+            fontsize=9,
+            loc="left",
+            parse_math=False,
+        )
+        _draw_boxes_on(axis, panel, image)
+    _save(figure, path)
+
+
+def _draw_boxes_on(axis, panel, image):
+    """Draws the boxes of a panel on its image, uint8 `(height, width, 3)`."""
+    height, width = image.shape[:2]
+    columns, rows = images.upright_size(panel.image_bytes)
+    scale = np.array([width / columns, height / rows] * 2)
+    # Pixel 0 of an image reaches from -0.5 to 0.5.
+    boxes = np.asarray(panel.boxes, float).reshape(-1, 4) * scale - 0.5
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    for i in np.argsort(-areas, kind="stable"):
+        x1, y1, x2, y2 = boxes[i]
+        color = panel.colors[i] / 255
+        axis.add_patch(
+            Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=1.8, edgecolor=color)
+        )
+        # Above the box, or inside it where there is no room.
+        has_room = y1 > 0.05 * height
+        brightness = color @ (0.3, 0.59, 0.11)
+        axis.text(
+            max(x1, 0),
+            y1,
+            panel.texts[i],
+            fontsize=7.5,
+            va="bottom" if has_room else "top",
+            color="black" if brightness > 0.55 else "white",
+            bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
+            parse_math=False,
+            clip_on=True,
+        )
+
+
 def overlay(
     image_bytes: bytes, mask: np.ndarray, colors: np.ndarray, opacity: float = 0.6
 ) -> np.ndarray:
@@ -334,18 +448,19 @@ def overlay(
     return np.where(has_color, mixed, image).astype("uint8")
 
 
-def thumbnail(image_bytes: bytes) -> np.ndarray:
+def thumbnail(image_bytes: bytes, max_side: int = THUMBNAIL_PIXELS) -> np.ndarray:
     """Decodes an image for drawing, and shrinks it if it is large.
 
     Args:
         image_bytes: An encoded image.
+        max_side: The longest side that the result may have, in pixels.
 
     Returns:
         uint8 `(height, width, 3)`, upright.
     """
     pixels = np.asarray(images.decode_image(image_bytes)).round().astype("uint8")
     image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    image.thumbnail((max_side, max_side))
     return np.asarray(image)
 
 

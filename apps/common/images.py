@@ -258,6 +258,13 @@ def read_image(path: Path) -> bytes:
     return image_bytes
 
 
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes an image or a mask, uint8, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def upright_size(image_bytes: bytes) -> tuple[int, int]:
     """Returns the width and height of an encoded image as `decode_image` turns it."""
     with Image.open(io.BytesIO(image_bytes)) as image:

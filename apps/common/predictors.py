@@ -108,7 +108,8 @@ def about(model: str) -> dict[str, Any] | None:
         An exported model also has the names of the `application` and of the model,
         `name`; the number of its `version`; its `limits`; and texts: how it was
         trained, `training`, and its `signatures`. What the card of an earlier export
-        lacks is None.
+        lacks is None. Some have a `confidence`, the score from which on answers are
+        shown.
 
     Raises:
         BadInput: A server does not answer, or a SavedModel is damaged.
@@ -128,6 +129,7 @@ def about(model: str) -> dict[str, Any] | None:
     facts = card.get("facts", {})
     return {
         **{name: card.get(name) for name in names},
+        **{name: card[name] for name in ("confidence",) if name in card},
         **{name.lower(): facts.get(name) for name in ("Training", "Signatures")},
     }
 

@@ -80,6 +80,8 @@ class Card(NamedTuple):
         classes: The names of the classes, if there are any.
         facts: Further paragraphs, by heading.
         limits: The limits of the signatures, by name.
+        confidence: The score from which on answers are shown, if the application has
+            such a threshold.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Card(NamedTuple):
     classes: Sequence[str] = ()
     facts: Mapping[str, str] = {}
     limits: Mapping[str, int] = {}
+    confidence: float | None = None
 
 
 def release(
@@ -161,6 +164,7 @@ def describe(run: Path, card: Card, version: str) -> dict[str, Any]:
         "classes": list(card.classes),
         "config": card_config(card.config, card.files_setting),
         "limits": dict(card.limits),
+        **({} if card.confidence is None else {"confidence": card.confidence}),
         "training": training_facts(run, card),
         "signatures": (
             f"{card.signatures} `about`: `question` (any text) → `about`, a JSON "
@@ -458,6 +462,7 @@ def write_card(
         "classes": about["classes"],
         "config": about["config"],
         "limits": about["limits"],
+        **{name: about[name] for name in ("confidence",) if name in about},
         "machine": machine,
         "versions": {
             "python": platform.python_version(),

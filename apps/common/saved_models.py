@@ -42,7 +42,9 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
     right before it can do the same: `kernel * scale` and `bias + shift`.
 
     Args:
-        model: A functional Keras model; models inside it are folded too.
+        model: A functional Keras model. Models inside it are folded too, and so are
+            layers that are one functional model, their attribute `network`, such as
+            `layers.FeaturePyramid`.
     """
     users = Counter(id(tensor) for tensor in model.outputs)
     for operation in model.operations:
@@ -64,8 +66,9 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
     folded_names = {layer.name for layer in folds.values()}
 
     def clone(layer):
-        if isinstance(layer, keras.Model) and hasattr(layer, "operations"):
-            return fold_batch_normalization(layer)
+        network = getattr(layer, "network", layer)
+        if isinstance(network, keras.Model) and hasattr(network, "operations"):
+            return fold_batch_normalization(network)
         if layer.name in folds:
             return type(layer).from_config({**layer.get_config(), "use_bias": True})
         return layer

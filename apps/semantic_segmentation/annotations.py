@@ -1,9 +1,6 @@
 """Annotations of LabelMe and COCO, drawn as masks."""
 
-import json
 import math
-import os
-import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,10 +11,18 @@ import numpy as np
 import pycocotools.mask
 from PIL import Image, ImageDraw
 
-from apps.common import datasets, images
+from apps.common import images
+from apps.common.annotations import (
+    DAMAGED,
+    find_split,
+    first_file,
+    name_below,
+    print_unmatched,
+    read_coco,
+    read_json,
+)
 from apps.common.errors import BadInput
 from apps.semantic_segmentation.config import VOID, class_name
-from apps.semantic_segmentation.embedded import encode_png
 
 BACKGROUND = "background"
 # LabelMe's names of pixels that are of no class, and of unlabelled ones.
@@ -65,14 +70,8 @@ def read_annotations(root, classes):
     for path in images.list_files(root):
         if path.suffix.lower() == ".json":
             try:
-                found[_find_split(path.relative_to(root))] += _read_file(path, root)
-            except (
-                AttributeError,
-                IndexError,
-                KeyError,
-                TypeError,
-                ValueError,
-            ) as error:
+                found[find_split(path.relative_to(root))] += _read_file(path, root)
+            except DAMAGED as error:
                 raise BadInput(
                     f"{path} is damaged, or not made by LabelMe or for COCO "
                     f"({type(error).__name__}: {error}); export it again, or remove it"
@@ -87,13 +86,13 @@ def read_annotations(root, classes):
             f"{root} has annotations of the class '{unknown[0]}', which is not among "
             f"the classes {', '.join(map(class_name, classes))}; add it"
         )
-    _report(root, annotated)
+    print_unmatched(root, [image.path for image in annotated])
     with ThreadPoolExecutor() as pool:
         splits = {
             split: list(
                 pool.map(
                     lambda image: (
-                        _name(image, root),
+                        name_below(root, image.path),
                         image.path,
                         _draw(image, numbers),
                     ),
@@ -105,40 +104,9 @@ def read_annotations(root, classes):
     return {split: rows for split, rows in splits.items() if rows}, tuple(classes)
 
 
-def _report(root, annotated):
-    """Reports images without annotations, and annotations without images."""
-    paths = {image.path for image in annotated}
-    skipped = [
-        (_name(image, root), "is annotated, but there is no such file")
-        for image in annotated
-        if not image.path.is_file()
-    ]
-    if annotated:
-        skipped += [
-            (path.relative_to(root).as_posix(), "has no annotation")
-            for path in images.list_files(root)
-            if path not in paths and path.suffix.lower() not in (".json", ".txt")
-        ]
-    datasets.print_skipped(skipped)
-
-
-def _name(image, root):
-    """Returns the path of an image from the folder of the data."""
-    return Path(os.path.relpath(image.path, root)).as_posix()
-
-
-def _find_split(path):
-    """Returns the split whose name is a word in a path; `train` if there is none."""
-    words = set(re.split(r"[^a-z]+", str(path).lower()))
-    for split, names in datasets.SPLIT_NAMES.items():
-        if words & set(names):
-            return split
-    return "train"
-
-
 def _read_file(path, root):
     """Returns what a JSON file annotates."""
-    content = json.loads(path.read_bytes())
+    content = read_json(path)
     if "shapes" in content:
         return [_read_labelme(path, content)]
     return _read_coco(path, content, root)
@@ -156,7 +124,7 @@ def _read_labelme(path, content):
         name = LABELME_NAMES.get(shape["label"], shape["label"])
         points = [tuple(point) for point in shape["points"]]
         regions.append((name, partial(_shape_pixels, kind, points, size)))
-    return Annotated(_first_file([path.parent], image_path), size, regions)
+    return Annotated(first_file([path.parent], image_path), size, regions)
 
 
 def _shape_pixels(kind, points, size):
@@ -174,25 +142,19 @@ def _shape_pixels(kind, points, size):
 
 def _read_coco(path, content, root):
     """Returns what a file of COCO annotates: many images."""
-    names = {each["id"]: each["name"] for each in content["categories"]}
-    sizes = {each["id"]: (each["height"], each["width"]) for each in content["images"]}
-    regions = defaultdict(list)
-    for each in sorted(content["annotations"], key=lambda each: -each.get("area", 0)):
-        if not each["segmentation"]:
-            raise ValueError(f"annotation {each['id']} has no segmentation")
-        size = sizes[each["image_id"]]
-        pixels = partial(_segmentation_pixels, each["segmentation"], size)
-        regions[each["image_id"]].append((names[each["category_id"]], pixels))
-    split = path.stem.rsplit("_", 1)[-1]  # As in instances_train2017.json.
-    folders = [path.parent, *(root / name for name in ("", "images", split))]
-    return [
-        Annotated(
-            _first_file(folders, Path(each["file_name"])),
-            sizes[each["id"]],
-            regions[each["id"]],
-        )
-        for each in content["images"]
-    ]
+    annotated = []
+    for image in read_coco(path, content, root):
+        size = image.entry["height"], image.entry["width"]
+        regions = []
+        for name, each in sorted(
+            image.objects, key=lambda pair: -pair[1].get("area", 0)
+        ):
+            if not each["segmentation"]:
+                raise ValueError(f"annotation {each['id']} has no segmentation")
+            pixels = partial(_segmentation_pixels, each["segmentation"], size)
+            regions.append((name, pixels))
+        annotated.append(Annotated(image.path, size, regions))
+    return annotated
 
 
 def _segmentation_pixels(segmentation, size):
@@ -208,12 +170,6 @@ def _segmentation_pixels(segmentation, size):
     return pycocotools.mask.decode(encoded).astype(bool)
 
 
-def _first_file(folders, path):
-    """Returns the path in the first folder that has it; in none, that in the first."""
-    paths = [Path(os.path.normpath(folder / path)) for folder in folders]
-    return next((path for path in paths if path.is_file()), paths[0])
-
-
 def _draw(image, numbers):
     """Returns the mask of an image, a PNG file of class numbers."""
     mask = np.full(image.size, numbers[BACKGROUND], "uint8")
@@ -225,4 +181,4 @@ def _draw(image, numbers):
                 f"{image.path} has a damaged annotation of {name} ({error}); draw it "
                 "again, or remove it"
             ) from error
-    return encode_png(mask)
+    return images.encode_png(mask)

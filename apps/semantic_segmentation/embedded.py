@@ -1,10 +1,15 @@
 """The built-in data set: handwritten digits on photographs, with exact masks."""
 
-import io
-
 import numpy as np
-from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+
+from apps.common.digit_scenes import (
+    add_noise,
+    crop_background,
+    digit_ink,
+    materials,
+    paint_digit,
+)
+from apps.common.images import encode_png
 
 CLASSES = ("background #303030", *(f"digit {i}" for i in range(10)))
 SCENE_PIXELS = 64  # Height and width of a scene.
@@ -35,27 +40,6 @@ def scenes(num_scenes=640, seed=0):
     return drawn
 
 
-def materials(split):
-    """Returns the digits and the photographs that make the scenes of a split.
-
-    Args:
-        split: `train` or `test`.
-
-    Returns:
-        Digits, float `(digits, 8, 8)`; their labels, int `(digits,)`; and a list of
-        photographs, uint8 `(height, width, 3)`.
-    """
-    digits = load_digits()
-    photographs = load_sample_images().images
-    is_test = np.arange(len(digits.images)) % 5 == 0
-    if split == "test":
-        chosen, columns = is_test, np.s_[480:]
-    else:
-        chosen, columns = ~is_test, np.s_[:480]
-    backgrounds = [photograph[:, columns] for photograph in photographs]
-    return digits.images[chosen], digits.target[chosen], backgrounds
-
-
 def draw_scene(random, digits, labels, backgrounds):
     """Draws one scene: two to four bright digits on a darkened part of a photograph.
 
@@ -63,35 +47,23 @@ def draw_scene(random, digits, labels, backgrounds):
 
     Args:
         random: A NumPy random generator.
-        digits: From `materials`.
-        labels: From `materials`.
-        backgrounds: From `materials`.
+        digits: From `digit_scenes.materials`.
+        labels: From `digit_scenes.materials`.
+        backgrounds: From `digit_scenes.materials`.
 
     Returns:
         The scene and its mask, both PNG files.
     """
-    background = backgrounds[random.integers(len(backgrounds))]
-    top = random.integers(background.shape[0] - SCENE_PIXELS)
-    left = random.integers(background.shape[1] - SCENE_PIXELS)
-    scene = background[top : top + SCENE_PIXELS, left : left + SCENE_PIXELS] * 0.6
+    scene = crop_background(random, backgrounds, SCENE_PIXELS)
     mask = np.zeros((SCENE_PIXELS, SCENE_PIXELS), "uint8")
     quarter_pixels = SCENE_PIXELS // 2
     for quarter in random.permutation(4)[: random.integers(2, 5)]:
         i = random.integers(len(digits))
         size = random.integers(22, quarter_pixels + 1)
-        digit = Image.fromarray(digits[i].astype("float32"))
-        ink = np.array(digit.resize((size, size), Image.Resampling.BICUBIC)) > 7
+        ink = digit_ink(digits[i], size)
         row, column = divmod(quarter, 2)
         y = quarter_pixels * row + random.integers(quarter_pixels - size + 1)
         x = quarter_pixels * column + random.integers(quarter_pixels - size + 1)
-        scene[y : y + size, x : x + size][ink] = random.uniform(150, 255, 3)
+        paint_digit(random, scene, ink, y, x)
         mask[y : y + size, x : x + size][ink] = 1 + labels[i]
-    scene += random.normal(0, 8, scene.shape)
-    return encode_png(scene.clip(0, 255).astype("uint8")), encode_png(mask)
-
-
-def encode_png(pixels):
-    """Encodes an image or a mask, uint8, as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return encode_png(add_noise(random, scene)), encode_png(mask)

@@ -3,25 +3,7 @@
 import keras
 
 import layers
-from apps.common import backbones
-from apps.common.errors import BadInput, closest
-
-# Layers of each backbone whose outputs the decoders use, by stride.
-FEATURES = {
-    "MobileNetV2": {
-        4: "block_3_expand_relu",
-        8: "block_6_expand_relu",
-        16: "block_13_expand_relu",
-        32: "block_16_project_BN",
-    },
-    "EfficientNetLite0": {
-        4: "block3_expand_relu",
-        8: "block5_expand_relu",
-        16: "block11_expand_relu",
-        32: "block15_project_bn",
-    },
-    "small_resnet": {2: "block_2", 4: "block_3", 8: "block_4"},
-}
+from apps.common.feature_maps import load_encoder
 
 
 def build_model(*, num_classes, architecture, backbone, weights, dropout):
@@ -45,110 +27,15 @@ def build_model(*, num_classes, architecture, backbone, weights, dropout):
         BadInput: There is no such backbone, or the weights are missing or do not fit.
     """
     inputs = keras.Input((None, None, 3), name="images")
-    preprocess, encoder, stride = build_encoder(
-        backbone=backbone, weights=weights, atrous=architecture == "deeplab"
+    is_deeplab = architecture == "deeplab"
+    preprocess, encoder, strides = load_encoder(
+        backbone, weights, is_dilated=is_deeplab
     )
-    decode = decode_deeplab if architecture == "deeplab" else decode_fcn
+    decode = decode_deeplab if is_deeplab else decode_fcn
     x = decode(encoder(preprocess(inputs)), num_classes, dropout)
-    x = keras.layers.UpSampling2D(stride, interpolation="bilinear", name="full")(x)
+    x = keras.layers.UpSampling2D(strides[0], interpolation="bilinear", name="full")(x)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(inputs, logits, name=architecture)
-
-
-def build_encoder(*, backbone, weights, atrous):
-    """Returns the preprocessing of a backbone, and the backbone as an encoder.
-
-    Args:
-        backbone: As for `build_model`.
-        weights: As for `build_model`.
-        atrous: Whether to replace the last stride of a backbone with depthwise
-            convolutions by dilated ones, so that its deepest features have stride 16
-            instead of 32. Presets of KerasHub keep their strides.
-
-    Returns:
-        A function of images; a model with several feature maps as outputs, each with
-        half the resolution of the one before; and the stride of the first one.
-    """
-    shape = (None, None, 3)
-    names = FEATURES.get(backbone)
-    if backbone.startswith(backbones.HUB):
-        preprocess, network = backbones.load_hub_backbone(backbone, shape, weights)
-        features = pyramid(backbone, network)
-    elif backbone == "small_resnet":
-        filters = (16, 32, 64, 128)
-        preprocess, network = backbones.small_resnet(shape, weights, filters)
-        features = layer_outputs(network, names)
-    elif names:
-        preprocess, network = backbones.load_backbone(backbone, shape, weights)
-        if atrous:
-            network = dilate(network)
-            names = {4: names[4], 8: names[8], 16: names[32]}
-        features = layer_outputs(network, names)
-    else:
-        raise BadInput(
-            f"--backbone {backbone} is no encoder of a segmenter"
-            f"{closest(backbone, [*FEATURES, 'hub:NAME'])}"
-        )
-    encoder = keras.Model(network.input, list(features.values()), name="backbone")
-    return preprocess, encoder, min(features)
-
-
-def layer_outputs(network, names):
-    """Returns the outputs of some layers by stride; `names` has their names."""
-    return {stride: network.get_layer(name).output for stride, name in names.items()}
-
-
-def pyramid(name, backbone):
-    """Returns the pyramid outputs of a KerasHub backbone by stride, from 4 to 32.
-
-    Raises:
-        BadInput: It has none.
-    """
-    maps = getattr(backbone, "pyramid_outputs", {})
-    levels = [level for level in range(2, 6) if f"P{level}" in maps]
-    features = {2**level: maps[f"P{level}"] for level in levels}
-    if len(features) < 2:
-        raise BadInput(
-            f"--backbone {name} has no pyramid outputs, which a segmenter needs; "
-            "choose another one, such as hub:resnet_18_imagenet"
-        )
-    return features
-
-
-def dilate(backbone):
-    """Returns a backbone whose last stage has stride 16 instead of 32.
-
-    The last depthwise convolution with strides gets stride 1, and the depthwise
-    convolutions after it are dilated by 2. The weights stay the same.
-
-    Args:
-        backbone: A MobileNetV2 or an EfficientNetLite0.
-
-    Reference:
-        [Chen et al., 2017](https://arxiv.org/abs/1606.00915), section 3.1
-    """
-    convolutions = [
-        layer
-        for layer in backbone.layers
-        if isinstance(layer, keras.layers.DepthwiseConv2D)
-    ]
-    last = max(i for i, layer in enumerate(convolutions) if max(layer.strides) > 1)
-    strided, deeper = convolutions[last], convolutions[last + 1 :]
-    before = backbone.layers[backbone.layers.index(strided) - 1]
-
-    def clone(layer):
-        settings = layer.get_config()
-        if layer is strided:
-            settings.update(strides=(1, 1), padding="same")
-        elif layer in deeper:
-            settings["dilation_rate"] = (2, 2)
-        elif layer is before and isinstance(layer, keras.layers.ZeroPadding2D):
-            settings["padding"] = ((0, 0), (0, 0))
-        return type(layer).from_config(settings)
-
-    dilated = keras.models.clone_model(backbone, clone_function=clone)
-    dilated.set_weights(backbone.get_weights())
-    return dilated
 
 
 def decode_deeplab(features, num_classes, dropout, filters=(96, 128, 256)):

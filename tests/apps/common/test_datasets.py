@@ -291,6 +291,7 @@ def test_skipped_examples_are_named_by_reason(capsys):
     heic = [(f"{name}.heic", "is a HEIC image; convert it") for name in "abcde"]
     datasets.print_skipped([*heic[:2], ("x.txt", "is no image"), *heic[2:]])
     datasets.print_skipped([("line 7 of x.csv", "has no text")], "row")
+    datasets.print_skipped([("a", "is large"), ("b", "is large")], "box", "clipped")
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.splitlines() == [
@@ -298,6 +299,7 @@ def test_skipped_examples_are_named_by_reason(capsys):
         "more",
         "skipped 1 file: is no image: x.txt",
         "skipped 1 row: has no text: line 7 of x.csv",
+        "clipped 2 boxes: is large: a, b",
     ]
 
 

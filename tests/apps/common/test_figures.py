@@ -312,3 +312,58 @@ def test_only_the_first_texts_and_tokens_are_drawn(tmp_path):
         heights[texts, tokens] = drawn(tmp_path / "many.png").shape[0]
     assert heights[1, 200] == heights[1, 250] > heights[60, 1] / 60
     assert heights[60, 1] == heights[61, 1] > heights[59, 1]
+
+
+def test_boxes_are_drawn_where_they_are_with_their_labels(tmp_path):
+    grey = encode(np.full((800, 1600, 3), 128, "uint8"))
+    red, blue = (200, 30, 30), (30, 30, 200)
+    panel = figures.Boxes(
+        "an $image_1",
+        grey,
+        np.array([(160, 240, 800, 720), (960, 0, 1600, 400)]),
+        ["cat 0.9", "a $dog_1 0.8"],
+        np.array([red, blue], "uint8"),
+    )
+    path = tmp_path / "deep/boxes.png"
+    figures.draw_boxes([panel], path)
+    image = drawn(path)
+    is_grey = (image == 128).all(axis=-1)
+    # Letters have grey borders, but few.
+    rows, columns = (np.flatnonzero(is_grey.sum(axis=axis) > 50) for axis in (1, 0))
+    inner = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = inner.shape[1] / 1600
+    for color, box in zip((red, blue), panel.boxes, strict=True):
+        left, top, right, bottom = (scale * box).round().astype(int)
+        is_color = np.abs(inner.astype(int) - color).max(axis=-1) < 8
+        rows, columns = np.nonzero(is_color)
+        sides = columns.min(), columns.max(), rows.max()
+        assert sides == pytest.approx((left, right, bottom), abs=4)
+        assert is_color.sum() > 2 * (right - left)
+        # The label is above the box, or inside it where there is no room.
+        label = slice(top - 10, top - 4) if top else slice(4, 10)
+        assert (inner[label, left + 4 : left + 20] != 128).all()
+        assert (inner[label, right - 20 : right - 4] == 128).all()
+
+
+def test_any_number_of_images_with_boxes_is_drawn(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "MAX_EXAMPLES", 4)
+    nothing = figures.Boxes(
+        "nothing", encode(np.zeros((90, 30, 3), "uint8")), np.zeros((0, 4)), [], []
+    )
+    heights = []
+    for number in (0, 1, 3, 4, 5):
+        figures.draw_boxes([nothing] * number, tmp_path / "boxes.png", columns=2)
+        heights.append(len(drawn(tmp_path / "boxes.png")))
+    assert heights[0] < heights[1] < heights[2] == heights[3] == heights[4]
+
+
+def test_precision_is_drawn_against_recall(tmp_path):
+    recalls = np.linspace(0, 1, 101)
+    precisions = {"cat": 1 - recalls, "a very long name of a class": recalls**3}
+    figures.draw_precision_recall(recalls, precisions, tmp_path / "curves.png")
+    image = drawn(tmp_path / "curves.png")[:, :400]  # Without the legend.
+    for color, sign in zip(figures.class_colors([None] * 2), (1, -1), strict=True):
+        is_color = np.abs(image.astype(int) - color).max(axis=-1) < 8
+        rows, columns = np.nonzero(is_color)
+        assert len(rows) > 300
+        assert sign * np.corrcoef(rows, columns)[0, 1] > 0.8

@@ -125,7 +125,7 @@ APP = App(
     bad_settings=[
         (
             {"backbone": "VGG16", "precision": "mixed_bfloat16"},
-            "--backbone VGG16 is no encoder of a segmenter",
+            "--backbone VGG16 has no feature maps of several resolutions",
         ),
     ],
     preset=("camvd", "camvid"),

@@ -5,8 +5,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from apps.common import datasets, images
 from apps.common.errors import BadInput
+from apps.common.images import encode_png
 from apps.semantic_segmentation import data
-from apps.semantic_segmentation.embedded import encode_png
 from tests.apps.semantic_segmentation.shapes import CLASSES, draw, small, write
 
 

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from apps.semantic_segmentation.embedded import CLASSES, materials, scenes
+from apps.semantic_segmentation.embedded import CLASSES, scenes
 
 
 def decode(png):
@@ -34,13 +34,3 @@ def test_scenes_have_exact_masks():
 
 def test_scenes_depend_on_the_seed_alone():
     assert scenes(5, seed=3) == scenes(5, seed=3) != scenes(5, seed=4)
-
-
-def test_training_and_test_scenes_share_no_digit_and_no_part_of_a_photograph():
-    train_digits, _, train_backgrounds = materials("train")
-    test_digits, _, test_backgrounds = materials("test")
-    assert len(train_digits) + len(test_digits) == 1797
-    assert not {d.tobytes() for d in train_digits} & {d.tobytes() for d in test_digits}
-    for ours, theirs in zip(train_backgrounds, test_backgrounds, strict=True):
-        assert ours.shape[1] + theirs.shape[1] == 640
-        assert not (ours[:, -40:] == theirs[:, :40]).all()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from apps.common.errors import BadInput
+from apps.common.images import encode_png
 from apps.semantic_segmentation.data import Examples
-from apps.semantic_segmentation.embedded import encode_png
 from apps.semantic_segmentation.evaluate import score, summarize
 
 CLASSES = ("ant #ff0000", "bee", "cat")
