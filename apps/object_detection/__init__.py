@@ -1,0 +1,1 @@
+"""Object detection: a one-stage detector for devices, and Faster R-CNN."""
