@@ -165,7 +165,6 @@ def bccd():
         data_licence="BCCD (Shenggan and others), MIT",
         image_size=(320, 416),
         flip_vertically=True,
-        epochs=100,
         max_steps=None,
     )
 
