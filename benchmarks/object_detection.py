@@ -2,8 +2,8 @@
 
     python -m benchmarks.object_detection
 
-The networks are untrained, so all their scores are alike, and suppression has as much
-to do as it ever has. Each network of a table has its turn in every round, so that noise
+The networks are untrained, so all their scores are alike, and suppression looks at as
+many boxes as it may. Each network of a table has its turn in every round, so that noise
 of the machine affects all. Times are medians on this machine; compare the ratios.
 """
 

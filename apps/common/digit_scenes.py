@@ -1,5 +1,8 @@
 """Handwritten digits and photographs, from which built-in data sets are drawn."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
@@ -24,6 +27,31 @@ def materials(split: str) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     columns = slice(480, None) if split == "test" else slice(480)
     backgrounds = [photograph[:, columns] for photograph in photographs]
     return digits.images[chosen], digits.target[chosen], backgrounds
+
+
+def draw_splits(
+    draw_scene: Callable[..., Any], num_scenes: int, seed: int
+) -> dict[str, list[Any]]:
+    """Draws the scenes of a data set.
+
+    Args:
+        draw_scene: Draws one scene, given a NumPy random generator and what `materials`
+            returns.
+        num_scenes: Number of scenes; 80 % are for training and 20 % for testing.
+        seed: Seed of the drawing.
+
+    Returns:
+        A list of scenes for `train` and for `test`.
+    """
+    random = np.random.default_rng(seed)
+    drawn = {}
+    for split, fraction in (("train", 0.8), ("test", 0.2)):
+        digits, labels, backgrounds = materials(split)
+        drawn[split] = [
+            draw_scene(random, digits, labels, backgrounds)
+            for _ in range(round(fraction * num_scenes))
+        ]
+    return drawn
 
 
 def crop_background(

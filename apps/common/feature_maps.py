@@ -1,5 +1,7 @@
 """Encoders: backbones that return feature maps of several resolutions."""
 
+from typing import Any
+
 import keras
 
 from apps.common import backbones
@@ -122,3 +124,25 @@ def dilate(backbone: keras.Model) -> keras.Model:
     dilated = keras.models.clone_model(backbone, clone_function=clone)
     dilated.set_weights(backbone.get_weights())
     return dilated
+
+
+def convolve(x: Any, filters: int, size: int, name: str) -> Any:
+    """Applies a convolution, batch normalization and ReLU to a feature map.
+
+    Args:
+        x: `(batch, height, width, channels)`.
+        filters: Channels of the result.
+        size: Height and width of the kernel.
+        name: Name of the convolution, and prefix of the names of the other layers.
+    """
+    x = keras.layers.Conv2D(
+        filters,
+        size,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+    # Keras' default momentum of 0.99 is too slow for the few steps of small data sets.
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_normalization")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)

@@ -40,6 +40,7 @@ def measure(model, splits, config, run):
     encode = encoder(model, config.image_size)
     few = datasets.evenly(splits["train"], MAX_IMAGES)
     classifier, sizes = fit(few, encode, config.seed)
+    names = np.array([*map(str.encode, few.classes), b""], object)
     kind = "frozen" if config.weights else "random"
     record = {"name": f"logistic regression on {kind} features of each cell"}
     for split in ("validation", "test"):
@@ -48,7 +49,6 @@ def measure(model, splits, config, run):
             predict(classifier, sizes, *encode(examples.image_bytes(i)))
             for i in range(len(examples))
         ]
-        names = np.array([*map(str.encode, examples.classes), b""], object)
         columns = {
             name: np.stack([answer[name] for answer in answers]) for name in answers[0]
         }
@@ -66,7 +66,7 @@ def encoder(model, image_size):
     of the original image, vertical and horizontal; and the size of the original image.
     """
     maps = model.get_layer("pyramid").input
-    strides = [image_size[0] / each for each in _rows(model, image_size)]
+    strides = model.get_layer("boxes").strides
     best = int(np.argmin(np.abs(np.log(np.divide(strides, STRIDE)))))
     network = keras.Model(model.input, maps[best])
 
@@ -79,12 +79,6 @@ def encoder(model, image_size):
         return network(fitted[None])[0], strides[best] * ratio, size
 
     return lambda image_bytes: [each.numpy() for each in encode(image_bytes)]
-
-
-def _rows(model, image_size):
-    """Returns the number of rows of each feature map."""
-    shapes = model.compute_output_shape((1, *image_size, 3))
-    return [shape[1] for shape in shapes["logits"]]
 
 
 def fit(examples, encode, seed):

@@ -2,11 +2,13 @@
 
 import keras
 
+from apps.common.feature_maps import convolve
+
 NUM_CONVOLUTIONS = 2  # Of each branch.
 FIRST_SCORE = 0.01  # All scores before training: most points are background.
 
 
-def dense_head(features, num_classes, filters, num_bins, name="head"):
+def dense_head(features, num_classes, filters, num_bins):
     """Predicts class logits and bins at every point of feature maps.
 
     Each level has a branch for classes and one for boxes, each of a few convolutions.
@@ -16,7 +18,6 @@ def dense_head(features, num_classes, filters, num_bins, name="head"):
         num_classes: Number of classes.
         filters: Channels of the branches.
         num_bins: Bins of the distances.
-        name: Prefix of the names of the layers. Defaults to `head`.
 
     Returns:
         Class logits, and bins: for each level `(batch, rows, columns, classes)` and
@@ -26,12 +27,12 @@ def dense_head(features, num_classes, filters, num_bins, name="head"):
 
     def predict(x, branch, level, channels, first):
         for i in range(NUM_CONVOLUTIONS):
-            x = convolve(x, filters, f"{name}_{branch}_{level}_{i}")
+            x = convolve(x, filters, 3, f"head_{branch}_{level}_{i}")
         x = keras.layers.Conv2D(
             channels,
             1,
             bias_initializer=keras.initializers.Constant(first),
-            name=f"{name}_{branch}_{level}",
+            name=f"head_{branch}_{level}",
         )(x)
         return keras.layers.Activation("linear", dtype="float32")(x)
 
@@ -39,18 +40,3 @@ def dense_head(features, num_classes, filters, num_bins, name="head"):
     logits = [predict(x, "classes", i, num_classes, first_logit) for i, x in levels]
     bins = [predict(x, "bins", i, 4 * num_bins, 0.0) for i, x in levels]
     return logits, bins
-
-
-def convolve(x, filters, name):
-    """Applies a 3×3 convolution, batch normalization and ReLU."""
-    x = keras.layers.Conv2D(
-        filters,
-        3,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
-    # Keras' default momentum of 0.99 is too slow for the few steps of small data sets.
-    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_normalization")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)

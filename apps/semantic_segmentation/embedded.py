@@ -6,7 +6,7 @@ from apps.common.digit_scenes import (
     add_noise,
     crop_background,
     digit_ink,
-    materials,
+    draw_splits,
     paint_digit,
 )
 from apps.common.images import encode_png
@@ -29,15 +29,7 @@ def scenes(num_scenes=640, seed=0):
         For `train` and `test` a list of scenes with their masks: pairs of PNG files. A
         mask holds the position of each pixel's class in `CLASSES`.
     """
-    random = np.random.default_rng(seed)
-    drawn = {}
-    for split, fraction in (("train", 0.8), ("test", 0.2)):
-        digits, labels, backgrounds = materials(split)
-        drawn[split] = [
-            draw_scene(random, digits, labels, backgrounds)
-            for _ in range(round(fraction * num_scenes))
-        ]
-    return drawn
+    return draw_splits(draw_scene, num_scenes, seed)
 
 
 def draw_scene(random, digits, labels, backgrounds):

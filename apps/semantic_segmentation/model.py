@@ -3,7 +3,7 @@
 import keras
 
 import layers
-from apps.common.feature_maps import load_encoder
+from apps.common.feature_maps import convolve, load_encoder
 
 
 def build_model(*, num_classes, architecture, backbone, weights, dropout):
@@ -96,21 +96,6 @@ def decode_fcn(features, num_classes, dropout):
             )
             x = keras.layers.Add(name=f"sum_{level}")([x, finer])
     return x
-
-
-def convolve(x, filters, size, name):
-    """Applies a convolution, batch normalization and ReLU."""
-    x = keras.layers.Conv2D(
-        filters,
-        size,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=name,
-    )(x)
-    # Keras' default momentum of 0.99 is too slow for the few steps of small data sets.
-    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_normalization")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
 def build_crf(*, num_classes, **settings):
