@@ -21,6 +21,7 @@ from tyro.conf import arg
 import apps
 from apps.common import noise
 from apps.common.errors import BadInput, closest, reported
+from apps.common.ranges import check_ranges
 
 # Flags that several verbs or applications share, with their help texts.
 Model = Annotated[
@@ -89,8 +90,9 @@ def main(
             groups of flags that `train --help` shows.
         presets: Functions that return a configuration, by name; the built-in data set
             first.
-        *verbs: The verbs besides `train`; their parameters are the flags. They import
-            what they need when they are called, so that `--help` answers at once.
+        *verbs: The verbs besides `train`; their parameters are the flags, which may
+            have ranges. They import what they need when they are called, so that
+            `--help` answers at once.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -113,6 +115,9 @@ def _run_verb(package, verbs):
     def quiet(verb):
         @functools.wraps(verb)
         def run(*arguments, **flags):
+            check_ranges(
+                verb, inspect.signature(verb).bind(*arguments, **flags).arguments
+            )
             noise.import_tensorflow()
             return verb(*arguments, **flags)
 

@@ -1,16 +1,15 @@
-"""Ranges of settings: each is part of a field's type, and one function checks all.
+"""Ranges of settings and flags: each is part of a type, and one function checks all.
 
 @dataclass(frozen=True)
 class Config:
     dropout: Rate = 0.2
 
     def __post_init__(self):
-        check_ranges(self)
+        check_ranges(Config, vars(self))
 """
 
-import dataclasses
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from apps.common.errors import BadInput, flag
@@ -36,25 +35,27 @@ CountOrZero = Annotated[int, Range(0, 10**6)]
 Seed = Annotated[int, Range(0, 2**31 - 1)]
 
 
-def check_ranges(config: Any) -> None:
-    """Checks every number of a configuration against the range of its field.
+def check_ranges(annotated: Callable, values: Mapping[str, Any]) -> None:
+    """Checks numbers against the ranges in the type hints of a class or a function.
 
     A tuple is checked number by number. None is never out of range.
+
+    Args:
+        annotated: The class of the settings, or the function whose flags they are.
+        values: The settings by name.
 
     Raises:
         BadInput: A number is out of range, or is not a number (NaN).
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        values = value if isinstance(value, tuple) else (value,)
-        for smallest, largest in ranges(hints[field.name]):
-            for number in values:
+    hints = typing.get_type_hints(annotated, include_extras=True)
+    for name, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        for smallest, largest in ranges(hints[name]):
+            for number in numbers:
                 # Written so that NaN fails too.
                 if number is not None and not smallest <= number <= largest:
                     raise BadInput(
-                        f"{flag(field.name)} {number} must be from {smallest} to "
-                        f"{largest}"
+                        f"{flag(name)} {number} must be from {smallest} to {largest}"
                     )
 
 

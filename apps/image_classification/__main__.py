@@ -6,6 +6,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from apps.common import cli
+from apps.common.ranges import Count
 from apps.image_classification.config import CONFIGS, Config
 
 Variant = Literal["float32", "dynamic_range", "int8"]
@@ -35,7 +36,7 @@ def predict(
     inputs: Positional[tuple[Path, ...]] = (),
     *,
     model: cli.Model,
-    top: int = 3,
+    top: Count = 3,
     explain: bool = False,
     figure: cli.Figure = Path("runs/image_classification/predictions.png"),
 ):

@@ -108,7 +108,7 @@ class Config:
 
     def __post_init__(self):
         """Checks the ranges of all numbers, and settings that depend on each other."""
-        check_ranges(self)
+        check_ranges(Config, vars(self))
         if self.weights is None and not self.epochs:
             raise BadInput(
                 "--epochs 0 fits a head on pretrained features, but --weights is None; "

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from apps.common import cli
+from apps.common.ranges import Fraction
 from apps.object_detection.config import CONFIGS, Config
 
 Variant = Literal["float32", "dynamic_range", "int8"]
 Confidence = Annotated[
-    float | None,
+    Fraction | None,
     arg(
         help="Lowest score of a box that counts, from 0 to 1. Defaults to the one with "
         "the best F1 on validation, which the model records."

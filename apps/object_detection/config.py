@@ -117,7 +117,7 @@ class Config:
 
     def __post_init__(self):
         """Checks the ranges of all numbers, and settings that depend on each other."""
-        check_ranges(self)
+        check_ranges(Config, vars(self))
         height, width = self.image_size
         if height % 32 or width % 32:
             raise BadInput(

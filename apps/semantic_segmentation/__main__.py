@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from apps.common import cli
 from apps.common.errors import flag
+from apps.common.ranges import Count
 from apps.semantic_segmentation.config import CONFIGS, Config
 
 Variant = Literal["float32", "dynamic_range", "int8"]
@@ -22,7 +23,7 @@ ImageSize = Annotated[
 ]
 
 
-def search(run: cli.Run, max_images: int = 24, image_size: ImageSize = None):
+def search(run: cli.Run, max_images: Count = 24, image_size: ImageSize = None):
     """Search the parameters of a run's CRF on its validation images.
 
     Evaluation and export of the run use the best ones.

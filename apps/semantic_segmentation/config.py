@@ -142,7 +142,7 @@ class Config:
 
     def __post_init__(self):
         """Checks the ranges of all numbers, and settings that depend on each other."""
-        check_ranges(self)
+        check_ranges(Config, vars(self))
         for name in ("image_size", "crop"):
             height, width = getattr(self, name)
             if height % 32 or width % 32:

@@ -53,8 +53,6 @@ def search(
     """
     if not (run / "model.keras").exists():
         raise BadInput(f"--run {run} holds no trained model; run train first")
-    if max_images < 1:
-        raise BadInput(f"--max-images {max_images} must be 1 or more")
     config = runs.load_config(Config, run)
     config = replace(config, image_size=image_size or config.image_size)
     segmenter = load_run(run, config.image_size)

@@ -97,7 +97,7 @@ class Config:
 
     def __post_init__(self):
         """Checks the ranges of all numbers."""
-        check_ranges(self)
+        check_ranges(Config, vars(self))
 
 
 def sentences() -> Config:

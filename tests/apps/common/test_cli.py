@@ -13,7 +13,7 @@ import pytest
 
 from apps.common import cli
 from apps.common.errors import BadInput, ExportRefused
-from apps.common.ranges import Count, check_ranges
+from apps.common.ranges import Count, Fraction, check_ranges
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Config:
     """Passes over the data."""
 
     def __post_init__(self):
-        check_ranges(self)
+        check_ranges(Config, vars(self))
 
 
 def tiny():
@@ -48,7 +48,12 @@ def large():
     return Config(data="data/large", data_licence="ours", epochs=9)
 
 
-def evaluate(model: cli.Model, split: cli.Split = "test", json: cli.Json = False):
+def evaluate(
+    model: cli.Model,
+    split: cli.Split = "test",
+    least: Fraction | None = None,
+    json: cli.Json = False,
+):
     """Score something."""
     if model == "missing":
         raise BadInput("there is no missing")
@@ -230,6 +235,12 @@ def test_help_lists_the_verbs_and_their_flags(command, capsys):
             "error: --epochs 0 must be from 1 to 1000000\n",
         ),
         (["evaluate", "--model", "missing"], 2, "error: there is no missing\n"),
+        (
+            ["evaluate", "--model", "x", "--least", "1.5"],
+            2,
+            "error: --least 1.5 must be from 0 to 1\n",
+        ),
+        (["evaluate", "--model", "x", "--least", "1"], 1, "error: too bad\n"),
         (["evaluate", "--model", "x"], 1, "error: too bad\n"),
         (["evaluate", "--model", "full"], 2, "error: a.png: No space left on device; "),
         (["evaluate", "--model", "slow"], 130, "\nstopped\n"),

@@ -15,7 +15,7 @@ def check(hint, value):
     class Config:
         max_words: hint
 
-    check_ranges(Config(value))
+    check_ranges(Config, vars(Config(value)))
 
 
 Small = Annotated[int, Range(1, 3)]
