@@ -38,7 +38,7 @@ def measure(model, splits, config, run):
         The record: `name`, and for `validation` and `test` the `map` and the `ap50`.
     """
     encode = encoder(model, config.image_size)
-    few = datasets.evenly(splits["train"], MAX_IMAGES)
+    few = datasets.evenly(with_objects(splits["train"]), MAX_IMAGES)
     classifier, sizes = fit(few, encode, config.seed)
     names = np.array([*map(str.encode, few.classes), b""], object)
     kind = "frozen" if config.weights else "random"
@@ -57,6 +57,12 @@ def measure(model, splits, config, run):
         record[split] = {name: scores[name] for name in ("map", "ap50")}
     baselines.write(run, record)
     return record
+
+
+def with_objects(examples):
+    """Returns the `Examples` that have boxes besides crowds."""
+    has_objects = [not each.all() for each in examples.is_crowd]
+    return datasets.take(examples, np.flatnonzero(has_objects))
 
 
 def encoder(model, image_size):
@@ -98,7 +104,9 @@ def fit(examples, encode, seed):
     for i in range(len(examples)):
         cells, stride, size = encode(examples.image_bytes(i))
         numbers = np.zeros(cells.shape[:2], int)
-        boxes, classes = examples.boxes[i], examples.box_classes[i]
+        is_object = ~examples.is_crowd[i]
+        boxes = examples.boxes[i][is_object]
+        classes = examples.box_classes[i][is_object]
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         columns, rows = (centres / stride[::-1]).astype(int).T
         numbers[rows, columns] = 1 + classes

@@ -149,7 +149,7 @@ def scenes():
         backbone="small_resnet",
         weights=None,
         filters=64,
-        epochs=15,
+        epochs=30,
         batch_size=16,
         learning_rate=3e-3,
     )

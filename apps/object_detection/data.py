@@ -45,10 +45,6 @@ class Examples:
         image = self.images[index]
         return image if isinstance(image, bytes) else image.read_bytes()
 
-    def size(self, index):
-        """Returns the width and height of one upright image in pixels."""
-        return images.upright_size(self.image_bytes(index))
-
 
 def load_examples(config, held_out=None):
     """Reads the images and boxes of a data set and completes its splits.
@@ -112,7 +108,7 @@ def _complete_splits(splits, config, held_out):
             "training; add some"
         )
     splits = datasets.complete_splits(splits, config, held_out)
-    if not any(len(boxes) for boxes in splits["train"].boxes):
+    if all(each.all() for each in splits["train"].is_crowd):
         raise BadInput(f"{config.data} has no box for training; draw some")
     return splits
 

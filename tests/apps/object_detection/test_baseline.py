@@ -65,6 +65,18 @@ def test_it_finds_boxes_whose_features_tell_their_class():
     assert (answer["classes"][answer["num_detections"] :] == -1).all()
 
 
+def test_crowds_are_no_boxes():
+    examples, encode = planted(10)
+    for i, boxes in enumerate(examples.boxes):
+        examples.boxes[i] = np.concatenate([boxes, [[0, 0, 90, 90]]])
+        examples.box_classes[i] = np.append(examples.box_classes[i], 0)
+        examples.is_crowd[i] = np.append(examples.is_crowd[i], True)
+    examples.is_crowd[3][:] = True
+    assert baseline.with_objects(examples).names == [*"012", *"456789"]
+    _, sizes = baseline.fit(examples, encode, seed=0)
+    np.testing.assert_allclose(sizes * SIZE[::-1], [[10, 20], [24, 12]], rtol=1e-5)
+
+
 def test_a_class_without_boxes_gets_the_size_of_the_others():
     examples, encode = planted(10)
     examples = make_examples(

@@ -5,7 +5,7 @@ from PIL import ExifTags, Image
 
 from apps.common import datasets, images
 from apps.common.errors import BadInput
-from apps.common.images import encode_png
+from apps.common.images import encode_png, upright_size
 from apps.object_detection import data
 from apps.object_detection.config import CROWD, PADDING
 from tests.apps.object_detection.shapes import (
@@ -56,7 +56,7 @@ def test_every_format_gives_the_same_examples(format, tmp_path):
     assert examples.classes == CLASSES
     for i, name in enumerate(examples.names):
         picture, objects = draw(int(name.rsplit("_")[1][:2]))
-        assert examples.size(i) == picture.size
+        assert upright_size(examples.image_bytes(i)) == picture.size
         assert examples.image_bytes(i) == examples.images[i].read_bytes()
         assert examples.boxes[i].dtype == np.float32
         boxes = [box for _, box in objects]
@@ -285,7 +285,7 @@ def test_boxes_belong_to_upright_images(format, tmp_path):
     turned = picture.transpose(Image.Transpose.ROTATE_90)
     turned.save(path, quality=95, exif=exif)
     examples = data.load_split(small(tmp_path), "all")
-    assert examples.size(0) == picture.size
+    assert upright_size(examples.image_bytes(0)) == picture.size
     np.testing.assert_allclose(
         examples.boxes[0], [box for _, box in objects], atol=1e-3
     )
@@ -408,10 +408,10 @@ def test_each_mirror_is_used_only_if_asked():
 
 def test_boxes_of_which_little_is_left_become_padding():
     pixels = np.full((64, 64, 3), 200, "uint8")
-    boxes = [[(0, 0, 16, 16), (0, 0, 16, 16), (31, 31, 32, 32)]] * 64
-    classes, is_crowd = [[0, 1, 1]] * 64, [[False, True, False]] * 64
-    examples = arrays([pixels] * 64, boxes, classes, is_crowd)
-    config = small("", batch_size=64, scale=(1.5, 1.5), flip=False)
+    boxes = [[(0, 0, 16, 16), (0, 0, 16, 16), (31, 31, 32, 32)]] * 256
+    classes, is_crowd = [[0, 1, 1]] * 256, [[False, True, False]] * 256
+    examples = arrays([pixels] * 256, boxes, classes, is_crowd)
+    config = small("", batch_size=256, scale=(1.5, 1.5), flip=False)
     ((_, targets),) = data.make_batches(examples, config, training=True)
     boxes, classes = targets["boxes"].numpy(), targets["classes"].numpy()
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) / 24**2
@@ -438,6 +438,7 @@ def test_a_mosaic_shows_parts_of_four_images_with_their_boxes():
         *(composed.numpy(), targets["boxes"].numpy(), targets["classes"].numpy()),
         strict=True,
     ):
+        num_boxed = num_colored = 0
         for number, color in enumerate(colors):
             found = boxes[classes == number]
             whole = np.hstack([np.ceil(found[:, :2]), np.floor(found[:, 2:])])
@@ -445,9 +446,13 @@ def test_a_mosaic_shows_parts_of_four_images_with_their_boxes():
             for left, top, right, bottom in whole.astype(int):
                 is_boxed[top:bottom, left:right] = True
             is_color = (image == color).all(axis=-1)
-            assert not (is_boxed & ~is_color).any()
-            # Some have too little left, and edges may lie within a pixel.
-            assert is_boxed.sum() > 0.5 * is_color.sum() > 0
+            # At its edge, an image may lack half a pixel.
+            assert np.mean(is_boxed & ~is_color) < 0.03
+            assert is_color.any()
+            num_boxed += is_boxed.sum()
+            num_colored += is_color.sum()
+        # Some have too little left, and edges may lie within a pixel.
+        assert num_boxed > 0.5 * num_colored
         places.add(tuple(boxes[classes == classes[0], 2:].max(axis=0)))
     assert len(places) == 4
 
