@@ -132,9 +132,11 @@ class Config:
 
 
 def scenes():
-    """Built-in digits on photographs.
+    """Built-in digits on photographs; 3.7 minutes, AP50 0.967.
 
     python -m apps.object_detection train scenes
+
+    Score on the 128 test scenes, seed 0; time on two cores.
     """
     return Config(
         data="scenes",
@@ -156,9 +158,11 @@ def scenes():
 
 
 def bccd():
-    """Blood cells: red ones, white ones and platelets; ImageNet weights.
+    """BCCD's blood cells, 3 classes, ImageNet weights; 58 minutes, AP50 0.911.
 
     python -m apps.object_detection train bccd --weights WEIGHTS.h5
+
+    Score on the 72 test images, seed 0; time on two busy cores.
     """
     return Config(
         data="data/bccd",
