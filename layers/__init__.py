@@ -7,10 +7,12 @@ from layers.box_decoder import BoxDecoder
 from layers.dense_crf import DenseCRF
 from layers.feature_pyramid import FeaturePyramid
 from layers.gru import GRU
+from layers.log_mel_spectrogram import LogMelSpectrogram
 from layers.lstm import LSTM
 from layers.multiplicative_attention import MultiplicativeAttention
 from layers.residual_block import ResidualBlock
 from layers.roi_align import RoIAlign
+from layers.spec_augment import SpecAugment
 
 __all__ = [
     "GRU",
@@ -21,7 +23,9 @@ __all__ = [
     "BoxDecoder",
     "DenseCRF",
     "FeaturePyramid",
+    "LogMelSpectrogram",
     "MultiplicativeAttention",
     "ResidualBlock",
     "RoIAlign",
+    "SpecAugment",
 ]
