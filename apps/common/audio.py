@@ -47,7 +47,6 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
         BadInput: There is no such file, or it cannot be decoded.
     """
     import soundfile  # Not needed to serve.
-    import soxr
 
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
@@ -57,8 +56,14 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
         raise BadInput(
             f"{path} cannot be read as audio ({error}); pass WAV, FLAC, OGG or MP3"
         ) from error
-    mono = samples.mean(axis=1)
-    return soxr.resample(mono, found_rate, rate) if found_rate != rate else mono
+    return change_rate(samples.mean(axis=1), found_rate, rate)
+
+
+def change_rate(samples: np.ndarray, rate: int, to_rate: int) -> np.ndarray:
+    """Returns samples at another sampling rate; the same ones if it is the same."""
+    import soxr
+
+    return soxr.resample(samples, rate, to_rate) if rate != to_rate else samples
 
 
 def decode_wav(

@@ -80,8 +80,8 @@ class Config:
     num_mels: Annotated[int, Range(8, 128)] = 64
     """Frequency bands of the spectrogram."""
     subsampling: Literal[1, 2, 4] = 2
-    """10 ms frames for each output of the network; fewer outputs are faster, but a token
-    needs at least one."""
+    """10 ms frames for each output of the network. Fewer outputs are faster, but each
+    token needs one at least."""
     filters: Count = 32
     """Filters of the convolutions."""
     units: Count = 128

@@ -9,15 +9,20 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from apps.common import audio, datasets
-from apps.common.errors import BadInput
+from apps.common.annotations import name_below
+from apps.common.errors import BadInput, closest
 from apps.common.images import list_files
-from apps.common.text import print_unused, read_table, split_files
+from apps.common.text import print_unused, read_lines, read_table, split_files
 from apps.speech_recognition import embedded
 from apps.speech_recognition.config import CONFIGS
 
 # Limits of the length buckets, in seconds. A batch holds recordings of one bucket only,
 # so it has little padding.
 BUCKET_BOUNDARIES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 60)
+# The split of each name that a folder or a row may have.
+SPLITS = {
+    name: split for split, names in datasets.SPLIT_NAMES.items() for name in names
+} | {"dev": "validation"}
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
 
 
@@ -136,7 +141,7 @@ def _message_examples(split, messages, rate):
     waveforms, texts = zip(*messages, strict=True)
     return Examples(
         [f"{split} message {i}" for i in range(len(messages))],
-        [audio.resample_array(each, embedded.RATE, rate) for each in waveforms],
+        [audio.change_rate(each, embedded.RATE, rate) for each in waveforms],
         list(texts),
         [""] * len(messages),
     )
@@ -217,9 +222,8 @@ def _transcripts(root, files):
 
 def _split_of_folder(name):
     """Returns the split that the name of a folder begins with, or None."""
-    name = name.lower()
-    names = {"dev": "validation", **SPLITS}
-    return next((names[each] for each in names if name.startswith(each)), None)
+    found = (SPLITS[each] for each in SPLITS if name.lower().startswith(each))
+    return next(found, None)
 
 
 def _word_folders(root):
@@ -238,8 +242,8 @@ def _word_folders(root):
     datasets.print_skipped(others)
     if not rows:
         raise BadInput(
-            f"{root} has no recordings; make a folder of WAV, FLAC, OGG or MP3 files for "
-            "each word, or pass --data a table"
+            f"{root} has no recordings; make a folder of WAV, FLAC, OGG or MP3 files "
+            "for each word, or pass --data a table"
         )
     return rows
 
@@ -255,7 +259,9 @@ def _hold_out_speaker(rows, config):
         )
     is_test = [row.speaker == config.test_speaker for row in everything]
     return {
-        "train": [row for row, test in zip(everything, is_test, strict=True) if not test],
+        "train": [
+            row for row, test in zip(everything, is_test, strict=True) if not test
+        ],
         "test": [row for row, test in zip(everything, is_test, strict=True) if test],
     }
 
@@ -273,7 +279,10 @@ def _read(rows, config, split):
             return str(error)
         if not len(waveform):
             return "has no samples"
-        if split == "train" and len(waveform) > config.max_seconds * config.sampling_rate:
+        if (
+            split == "train"
+            and len(waveform) > config.max_seconds * config.sampling_rate
+        ):
             return f"is longer than --max-seconds {config.max_seconds:g}"
         return waveform, text
 
@@ -301,3 +310,103 @@ def _read(rows, config, split):
         [found[i][1] for i in kept],
         [rows[i].speaker for i in kept],
     )
+
+
+def _tensorflow_dataset(config):
+    """Returns the `Examples` of each split of a data set of TensorFlow Datasets."""
+    import tensorflow_datasets as tfds  # Slow to import, and rarely needed.
+
+    columns = config.audio_column, config.text_column
+    sources, features = datasets.read_tensorflow_dataset(
+        config.data.removeprefix("tfds:"), columns, "speech recognition"
+    )
+    sound, text = (features[column] for column in columns)
+    is_text = isinstance(text, tfds.features.Text | tfds.features.ClassLabel)
+    if not isinstance(sound, tfds.features.Audio) or not is_text:
+        raise BadInput(
+            f"{config.data}: `{columns[0]}` is no audio, or `{columns[1]}` is no text; "
+            "name other features with --audio-column and --text-column"
+        )
+    rate = sound.sample_rate
+    if not rate:
+        raise BadInput(f"{config.data} does not say its sampling rate")
+
+    def text_of(value):
+        return value.decode() if isinstance(value, bytes) else text.int2str(value)
+
+    return {
+        split: Examples(
+            [f"{config.data} {split} {i}" for i in range(len(records))],
+            [
+                audio.change_rate(
+                    record[columns[0]].astype("float32") / 2**15,
+                    rate,
+                    config.sampling_rate,
+                )
+                for record in records
+            ],
+            [text_of(record[columns[1]]) for record in records],
+            [""] * len(records),
+        )
+        for split, records in sources.items()
+    }
+
+
+def make_batches(examples, config, tokenizer, training=False):
+    """Returns batches of recordings of similar lengths.
+
+    Args:
+        examples: The `Examples`.
+        config: Gives the batch size, the augmentation and the seed.
+        tokenizer: A `Tokenizer`.
+        training: Whether to shuffle and to augment.
+
+    Returns:
+        A `tf.data.Dataset` of pairs: the waveforms, float32 `(batch, samples)`, padded
+        with zeros, and the number of samples of each, int32 `(batch,)`; and the token
+        ids, int32 `(batch, tokens)`, padded with 0.
+    """
+    token_ids = [np.array(tokenizer.encode(text), "int32") for text in examples.texts]
+
+    def read(i):
+        return examples.waveforms[i], token_ids[i]
+
+    def load(i):
+        samples, ids = tf.numpy_function(read, [i], (tf.float32, tf.int32))
+        samples, ids = tf.ensure_shape(samples, [None]), tf.ensure_shape(ids, [None])
+        if training:
+            samples = augment(samples, config)
+        return (samples, tf.shape(samples)[0]), ids
+
+    dataset = tf.data.Dataset.range(len(examples))
+    if training:
+        dataset = dataset.shuffle(len(examples), seed=config.seed)
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    boundaries = [round(each * config.sampling_rate) for each in BUCKET_BOUNDARIES]
+    return dataset.bucket_by_sequence_length(
+        lambda inputs, _: inputs[1],
+        boundaries,
+        [config.batch_size] * (len(boundaries) + 1),
+    ).prefetch(2)
+
+
+def augment(samples, config):
+    """Changes a waveform, float32 `(samples,)`, at random: its speed, gain and noise.
+
+    Reference:
+        [Ko et al., 2015](https://www.isca-archive.org/interspeech_2015/ko15_interspeech.html),
+        speed
+    """
+    if config.speed != (1, 1):
+        rate = tf.random.uniform([], *config.speed) * config.sampling_rate
+        samples = audio.resample(samples, tf.cast(rate, tf.int32), config.sampling_rate)
+    if config.noise:
+        power = tf.reduce_mean(tf.square(samples))
+        decibels = tf.random.uniform([], *config.signal_to_noise)
+        noise = tf.random.normal(tf.shape(samples))
+        noise *= tf.sqrt(power / 10 ** (decibels / 10))
+        is_noisy = tf.random.uniform([]) < config.noise
+        samples += tf.where(is_noisy, noise, 0)
+    if config.gain:
+        samples *= 10 ** (tf.random.uniform([], -config.gain, config.gain) / 20)
+    return samples
