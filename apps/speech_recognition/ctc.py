@@ -18,7 +18,8 @@ class Transcripts(NamedTuple):
 
     Attributes:
         token_ids: int32 `(batch, tokens)`, padded with `BLANK`.
-        frames: The frame at which each token first appears, int32 `(batch, tokens)`.
+        frames: The frame at which each token most probably begins, int32
+            `(batch, tokens)`.
         lengths: Number of tokens, int32 `(batch,)`.
         scores: Log-probabilities, float32 `(batch,)`.
     """
@@ -119,9 +120,11 @@ class _Beam(NamedTuple):
     bonus: tf.Tensor  # The score of the words.
     node: tf.Tensor  # The place in the word list.
     word: tf.Tensor  # The last complete word, -1 if there is none.
+    peak: tf.Tensor  # The largest log-probability with which the last token came,
+    frame: tf.Tensor  # and the frame at which it did.
     length: tf.Tensor
     token_ids: tf.Tensor  # (batch, beams, frames)
-    frames: tf.Tensor
+    frames: tf.Tensor  # Of all tokens but the last.
 
 
 def prefix_beam_search(
@@ -175,10 +178,17 @@ def prefix_beam_search(
         bonus=fill(0, tf.float32),
         node=fill(0),
         word=fill(first_word),
+        peak=fill(NEVER, tf.float32),
+        frame=fill(0),
         length=fill(0),
         token_ids=empty,
         frames=empty,
     )
+
+    def with_last_frame(beam):
+        """Returns the frames of all tokens, the last one included."""
+        is_last = tf.one_hot(beam.length - 1, num_frames, True, False)
+        return tf.where(is_last, beam.frame[..., None], beam.frames)
 
     def end_word(beam):
         """Returns the words that end at the nodes, -1 for none, and their scores."""
@@ -205,7 +215,17 @@ def prefix_beam_search(
         is_child &= (beam.length > 0)[:, None, :]
         joined = tf.gather(extended, beam.last, axis=2, batch_dims=1)
         joined = tf.where(is_child, joined, NEVER)  # (batch, parents, children)
-        stay_token = _add(stay_token, tf.reduce_max(joined, axis=1))
+        parent = tf.argmax(joined, axis=1, output_type=tf.int32)
+        joined = tf.reduce_max(joined, axis=1)
+        stay_token = _add(stay_token, joined)
+        # The frames of the most probable way to the prefix are kept.
+        is_better = joined > beam.peak
+        frames = tf.gather(with_last_frame(beam), parent, batch_dims=1)
+        beam = beam._replace(
+            peak=tf.maximum(joined, beam.peak),
+            frame=tf.where(is_better, frame, beam.frame),
+            frames=tf.where(is_better[..., None], frames, beam.frames),
+        )
         is_joined = tf.reduce_any(
             is_child[..., None] & one_hot[:, None], axis=2
         )  # (batch, beams, tokens)
@@ -248,9 +268,11 @@ def prefix_beam_search(
             word=tf.where(
                 is_new & take(is_word), tf.gather(word, source, batch_dims=1), old.word
             ),
+            peak=tf.where(is_new, take(extended), old.peak),
+            frame=tf.where(is_new, frame, old.frame),
             length=old.length + tf.cast(is_new, tf.int32),
             token_ids=tf.where(place, token[..., None], old.token_ids),
-            frames=tf.where(place, frame, old.frames),
+            frames=tf.where(is_new[..., None], with_last_frame(old), old.frames),
         )
 
     def body(frame, beam):
@@ -273,7 +295,7 @@ def prefix_beam_search(
     best = tf.argmax(scores, axis=1, output_type=tf.int32)[:, None]
     found = [
         tf.gather(each, best, batch_dims=1)[:, 0]
-        for each in (beam.token_ids, beam.frames, beam.length, scores)
+        for each in (beam.token_ids, with_last_frame(beam), beam.length, scores)
     ]
     longest = tf.reduce_max(tf.concat([found[2], [0]], 0))
     return Transcripts(found[0][:, :longest], found[1][:, :longest], *found[2:])

@@ -65,6 +65,16 @@ def test_a_wide_search_finds_the_most_probable_transcript(seed):
         assert all(frame < length for frame in frames)
 
 
+def test_a_token_begins_where_it_is_most_probable():
+    paths = [[0, 0, 1, 1, 0, 0, 2, 0, 2, 2], [3, 0, 0, 1, 0, 3, 3, 3, 0, 0]]
+    log_probs = np.log(0.9 * np.eye(4)[paths] + 0.025).astype("float32")
+    lengths = tf.constant([10, 10])
+    greedy = ctc.greedy_search(log_probs, lengths)
+    found = ctc.prefix_beam_search(log_probs, lengths, 8)
+    np.testing.assert_array_equal(found.token_ids, greedy.token_ids)
+    np.testing.assert_array_equal(found.frames, greedy.frames)
+
+
 def narrow_search(log_probs, beam_size):
     """Searches as `prefix_beam_search` does, with dictionaries."""
     beam = {(): (0.0, -np.inf)}
