@@ -1,0 +1,98 @@
+"""Trains a recognizer by CTC.
+
+python -m apps.speech_recognition train morse
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from apps.common import datasets, figures, runs, schedules
+from apps.speech_recognition.config import Config
+from apps.speech_recognition.data import load_examples, make_batches
+from apps.speech_recognition.metrics import ValidationErrors
+from apps.speech_recognition.model import Recognizer
+from apps.speech_recognition.tokenizer import (
+    FILE,
+    load_tokenizer,
+    make_tokenizer,
+    save_tokenizer,
+)
+
+MONITOR = "val_cer"
+
+
+def train(config: Config, run: Path) -> dict[str, Any]:
+    """Trains a model into a run directory; resumes an interrupted training there.
+
+    Args:
+        config: The settings.
+        run: The run directory, as described in `runs`.
+
+    Returns:
+        The summary of `runs.finish`.
+    """
+    if summary := runs.finished(config, run):
+        return summary
+    keras.utils.set_random_seed(config.seed)
+
+    splits = load_examples(config, runs.read_held_out(run))
+    datasets.print_summary(config.data, splits, "recording")
+    if (run / FILE).exists():
+        tokenizer = load_tokenizer(run)
+    else:
+        tokenizer = make_tokenizer(splits["train"].texts, config)
+    batches = make_batches(splits["train"], config, tokenizer, training=True)
+    validation_batches = make_batches(splits["validation"], config, tokenizer)
+    steps_per_epoch = sum(1 for _ in batches)
+
+    model = make_model(config, len(tokenizer))
+    (length,) = schedules.limit_epochs(steps_per_epoch, config.max_steps, config.epochs)
+    compile_model(model, config, length.steps)
+    runs.start(config, run, splits.held_out)
+    save_tokenizer(tokenizer, run)
+    runs.fit(
+        model,
+        batches.take(length.steps_per_epoch),
+        validation_batches,
+        run,
+        phase="training",
+        epochs=length.epochs,
+        monitor=MONITOR,
+        mode="min",
+        patience=config.patience,
+        max_minutes=config.max_minutes,
+        callbacks=[ValidationErrors(validation_batches, tokenizer)],
+    )
+    figures.draw_curves(runs.read_history(run), run / "curves.png")
+    return runs.finish(run, MONITOR, "min")
+
+
+def make_model(config: Config, num_tokens: int) -> Recognizer:
+    """Returns an untrained model."""
+    model = Recognizer(
+        num_tokens=num_tokens,
+        sampling_rate=config.sampling_rate,
+        num_mels=config.num_mels,
+        subsampling=config.subsampling,
+        filters=config.filters,
+        units=config.units,
+        num_layers=config.num_layers,
+        dropout=config.dropout,
+        streaming=config.streaming,
+        num_time_masks=config.time_masks,
+        num_frequency_masks=config.frequency_masks,
+    )
+    # A call creates the weights, so that a checkpoint can be loaded.
+    model.build_from_config({})
+    return model
+
+
+def compile_model(model: Recognizer, config: Config, steps: int) -> None:
+    """Compiles a model, which has a loss itself, for so many steps."""
+    schedule = schedules.warm_up_and_decay(config.learning_rate, steps=steps)
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule, global_clipnorm=config.gradient_norm),
+        jit_compile=False,  # On CPUs, XLA is slower.
+    )
