@@ -374,20 +374,25 @@ def make_batches(examples, config, tokenizer, training=False):
     def load(i):
         samples, ids = tf.numpy_function(read, [i], (tf.float32, tf.int32))
         samples, ids = tf.ensure_shape(samples, [None]), tf.ensure_shape(ids, [None])
+        length = tf.shape(samples)[0]  # Decides on the bucket, whatever the speed.
         if training:
             samples = augment(samples, config)
-        return (samples, tf.shape(samples)[0]), ids
+        return (samples, tf.shape(samples)[0]), ids, length
 
     dataset = tf.data.Dataset.range(len(examples))
     if training:
         dataset = dataset.shuffle(len(examples), seed=config.seed)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
     boundaries = [round(each * config.sampling_rate) for each in BUCKET_BOUNDARIES]
-    return dataset.bucket_by_sequence_length(
-        lambda inputs, _: inputs[1],
+    dataset = dataset.bucket_by_sequence_length(
+        lambda *example: example[-1],
         boundaries,
         [config.batch_size] * (len(boundaries) + 1),
-    ).prefetch(2)
+    )
+    buckets = np.digitize([len(each) for each in examples.waveforms], boundaries)
+    num_batches = int((-(-np.bincount(buckets) // config.batch_size)).sum())
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    return dataset.map(lambda inputs, ids, _: (inputs, ids)).prefetch(2)
 
 
 def augment(samples, config):

@@ -45,10 +45,9 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         tokenizer = make_tokenizer(splits["train"].texts, config)
     batches = make_batches(splits["train"], config, tokenizer, training=True)
     validation_batches = make_batches(splits["validation"], config, tokenizer)
-    steps_per_epoch = sum(1 for _ in batches)
 
     model = make_model(config, len(tokenizer))
-    (length,) = schedules.limit_epochs(steps_per_epoch, config.max_steps, config.epochs)
+    (length,) = schedules.limit_epochs(len(batches), config.max_steps, config.epochs)
     compile_model(model, config, length.steps)
     runs.start(config, run, splits.held_out)
     save_tokenizer(tokenizer, run)
