@@ -220,11 +220,12 @@ def prefix_beam_search(
         stay_token = _add(stay_token, joined)
         # The frames of the most probable way to the prefix are kept.
         is_better = joined > beam.peak
-        frames = tf.gather(with_last_frame(beam), parent, batch_dims=1)
+        frames = with_last_frame(beam)
+        frames_of_parent = tf.gather(frames, parent, batch_dims=1)
         beam = beam._replace(
             peak=tf.maximum(joined, beam.peak),
             frame=tf.where(is_better, frame, beam.frame),
-            frames=tf.where(is_better[..., None], frames, beam.frames),
+            frames=tf.where(is_better[..., None], frames_of_parent, beam.frames),
         )
         is_joined = tf.reduce_any(
             is_child[..., None] & one_hot[:, None], axis=2
@@ -272,7 +273,9 @@ def prefix_beam_search(
             frame=tf.where(is_new, frame, old.frame),
             length=old.length + tf.cast(is_new, tf.int32),
             token_ids=tf.where(place, token[..., None], old.token_ids),
-            frames=tf.where(is_new[..., None], with_last_frame(old), old.frames),
+            frames=tf.where(
+                is_new[..., None], tf.gather(frames, source, batch_dims=1), old.frames
+            ),
         )
 
     def body(frame, beam):
