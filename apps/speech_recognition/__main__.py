@@ -1,0 +1,51 @@
+"""python -m apps.speech_recognition {train,evaluate,predict,export} --help."""
+
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from apps.common import cli
+from apps.speech_recognition.config import CONFIGS, Config
+
+Variant = Literal["float32", "dynamic_range"]
+
+
+def evaluate(
+    model: cli.Model,
+    data: cli.Data = None,
+    split: cli.Split = "test",
+    noise: Annotated[
+        bool, arg(help="Also score the recordings with noise 20, 10 and 0 dB below.")
+    ] = False,
+    json: cli.Json = False,
+    figures: cli.Figures = None,
+):
+    """Score a model: word and character error rates, by search and by speaker.
+
+    Single words also get their accuracy and a confusion matrix.
+    """
+    from apps.speech_recognition.evaluate import evaluate
+
+    report = evaluate(model, data, split, noise, figures)
+    if json:
+        cli.print_json(report)
+
+
+def export(
+    run: cli.Run,
+    to: cli.To = None,
+    variants: tuple[Variant, ...] = ("float32", "dynamic_range"),
+    replace: cli.Replace = False,
+):
+    """Publish a run: a SavedModel version, an edge bundle and their card.
+
+    Args:
+        variants: TensorFlow Lite variants for the edge bundle.
+    """
+    from apps.speech_recognition.export import export
+
+    return export(run, to or run / "export", variants, replace)
+
+
+if __name__ == "__main__":
+    cli.main(__package__, Config, CONFIGS, evaluate, export)
