@@ -1,6 +1,8 @@
 """Audio: files of any kind while training, WAV files inside a served graph."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,15 +50,66 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     """
     import soundfile  # Not needed to serve.
 
+    with _reading(path):
+        samples, found_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return change_rate(samples.mean(axis=1), found_rate, rate)
+
+
+def read_pieces(
+    path: Path, rate: int, max_seconds: float
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Reads a long recording in pieces, each cut where the recording is quiet.
+
+    Args:
+        path: As for `read_audio`.
+        rate: The sampling rate of the pieces.
+        max_seconds: The longest piece.
+
+    Yields:
+        The start of each piece in seconds, and its samples, float32 `(samples,)`.
+
+    Raises:
+        BadInput: As for `read_audio`.
+    """
+    import soundfile
+
+    with _reading(path), soundfile.SoundFile(path) as file:
+        found_rate = file.samplerate
+        most = round(max_seconds * found_rate)
+        left, start = np.zeros(0, "float32"), 0
+        while True:
+            samples = file.read(most - len(left), dtype="float32", always_2d=True)
+            left = np.concatenate([left, samples.mean(axis=1)])
+            if not len(left):
+                return
+            is_last = len(left) < most
+            end = len(left) if is_last else _quiet_place(left, found_rate)
+            yield start / found_rate, change_rate(left[:end], found_rate, rate)
+            left, start = left[end:], start + end
+
+
+def _quiet_place(samples, rate):
+    """Returns the quietest place in the second half of samples."""
+    size = max(1, rate // 10)
+    half = len(samples) // 2
+    windows = samples[half:][: (len(samples) - half) // size * size].reshape(-1, size)
+    quietest = np.argmin(np.square(windows).mean(axis=1))
+    return half + int(quietest) * size + size // 2
+
+
+@contextlib.contextmanager
+def _reading(path):
+    """Turns the errors of reading a file into `BadInput`."""
+    import soundfile
+
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
     try:
-        samples, found_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        yield
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise BadInput(
             f"{path} cannot be read as audio ({error}); pass WAV, FLAC, OGG or MP3"
         ) from error
-    return change_rate(samples.mean(axis=1), found_rate, rate)
 
 
 def change_rate(samples: np.ndarray, rate: int, to_rate: int) -> np.ndarray:

@@ -158,8 +158,8 @@ def card(config, transcriber, splits):
             "log-probabilities; `word_times`, with a line for each word: its start and "
             "its end in seconds, and the word. `greedy`: the same without a search. "
             "`tensors`: `samples` (float32 from -1 to 1, at the sampling rate of the "
-            "model) → the same. `errors` says what is wrong with each recording, and is "
-            "empty if nothing is."
+            "model) → the same. `errors` says what is wrong with each recording, and "
+            "is empty if nothing is."
         ),
         limits=LIMITS,
         config=config,

@@ -149,3 +149,22 @@ def test_files_that_are_no_audio_are_refused(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"abc")
     with pytest.raises(BadInput, match=r"a\.wav cannot be read as audio \(.*pass WAV"):
         audio.read_audio(tmp_path / "a.wav", 8_000)
+
+
+def test_long_recordings_are_read_in_pieces(tmp_path):
+    loud = sweep(16_000, 10.0, 3_000)
+    quiet = {3.25, 7.05}
+    for second in quiet:
+        loud[round((second - 0.1) * 16_000) : round((second + 0.1) * 16_000)] = 0
+    path = tmp_path / "long.flac"
+    path.write_bytes(write(loud, 16_000, None, "FLAC"))
+    pieces = list(audio.read_pieces(path, 16_000, 4.0))
+    starts = [start for start, _ in pieces]
+    assert [round(start, 1) for start in starts] == [0, 3.2, 7.0]
+    joined = np.concatenate([samples for _, samples in pieces])
+    np.testing.assert_allclose(joined, loud, atol=1e-4)
+    halved = list(audio.read_pieces(path, 8_000, 4.0))
+    assert [start for start, _ in halved] == starts
+    assert len(halved[0][1]) == round(starts[1] * 8_000)
+    with pytest.raises(BadInput, match="there is no file"):
+        next(audio.read_pieces(tmp_path / "none.wav", 8_000, 4.0))
