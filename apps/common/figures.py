@@ -268,6 +268,59 @@ def draw_alignments(
     _save(figure, path)
 
 
+def draw_recordings(
+    recordings: Sequence[tuple[str, np.ndarray, Sequence[tuple[float, float, str]]]],
+    rate: int,
+    path: Path,
+) -> None:
+    """Draws the waveform, the spectrogram and the words of recordings.
+
+    Args:
+        recordings: For each a title, its samples, `(samples,)`, and the start, the end
+            and the text of each word, in seconds. Words after the samples are not
+            drawn.
+        rate: The sampling rate.
+        path: The PNG file to write.
+    """
+    figure, axes = plt.subplots(
+        2 * len(recordings),
+        1,
+        figsize=(10, 3.2 * len(recordings)),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=[1, 2] * len(recordings),
+    )
+    for i, (title, samples, words) in enumerate(recordings):
+        above, below = axes[2 * i : 2 * i + 2, 0]
+        seconds = len(samples) / rate
+        above.plot(np.arange(len(samples)) / rate, samples, lw=0.4, color="tab:blue")
+        above.set_title(
+            _shorten(title, MAX_TITLE_LETTERS), loc="left", parse_math=False
+        )
+        above.set(xticks=[], yticks=[])
+        padded = np.pad(samples, (0, max(0, 256 - len(samples)))) + 1e-9
+        below.specgram(padded, 256, rate, noverlap=192, cmap="magma", vmin=-140)
+        below.set(ylabel="hertz", xlabel="seconds" if i + 1 == len(recordings) else "")
+        for axis in (above, below):
+            axis.set_xlim(0, seconds)
+        for start, end, word in words:
+            if start >= seconds:
+                break
+            for axis in (above, below):
+                axis.axvspan(start, min(end, seconds), color="tab:orange", alpha=0.15)
+            below.text(
+                (start + min(end, seconds)) / 2,
+                rate * 0.46,
+                word,
+                ha="center",
+                va="top",
+                color="white",
+                fontsize=10,
+                parse_math=False,
+            )
+    _save(figure, path)
+
+
 def draw_grid(
     encoded_images: Sequence[bytes],
     titles: Sequence[str],

@@ -31,6 +31,27 @@ def evaluate(
         cli.print_json(report)
 
 
+def predict(
+    inputs: Positional[tuple[Path, ...]] = (),
+    *,
+    model: cli.Model,
+    json: Path | None = None,
+    srt: Path | None = None,
+    figure: cli.Figure = Path("runs/speech_recognition/predictions.png"),
+):
+    """Transcribe recordings; the words are printed and drawn above the sound.
+
+    Args:
+        inputs: WAV, FLAC, OGG and MP3 files of any length, and folders of them.
+            Defaults to a few test recordings of the data that the model was trained on.
+        json: File for the transcripts and the times of all words.
+        srt: File for the subtitles of a single recording.
+    """
+    from apps.speech_recognition.predict import predict
+
+    predict(inputs, model, json, srt, figure)
+
+
 def export(
     run: cli.Run,
     to: cli.To = None,
@@ -48,4 +69,4 @@ def export(
 
 
 if __name__ == "__main__":
-    cli.main(__package__, Config, CONFIGS, evaluate, export)
+    cli.main(__package__, Config, CONFIGS, evaluate, predict, export)
