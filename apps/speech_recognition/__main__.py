@@ -1,8 +1,9 @@
 """python -m apps.speech_recognition {train,evaluate,predict,export} --help."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from apps.common import cli
 from apps.speech_recognition.config import CONFIGS, Config

@@ -97,8 +97,8 @@ class Config:
     beam_size: Annotated[int, Range(1, 100)] = 16
     """Number of prefixes that the beam search keeps."""
     word_list: str | None = None
-    """A text file with one word per line; nothing else is written then. `train` takes
-    the words of the training texts."""
+    """A text file with one word per line, or `train` for the words of the training
+    texts. The beam search writes no other words."""
     language_weight: Annotated[float, Range(0, 10)] = 0.5
     """Weight of the words' probabilities, from pairs of words in the training texts."""
     word_bonus: Annotated[float, Range(-10, 10)] = 0.0

@@ -38,7 +38,8 @@ class WordList(NamedTuple):
             goes on so. Node 0 is the start of a word.
         word: The number of the word that ends at each node, int32 `(nodes,)`, or -1.
         log_probabilities: Of each word after each other one, float32
-            `(words + 1, words)`; the last row is for the first word of an utterance.
+            `(words + 1, words)`; the last row is for the first word of an utterance. A
+            single row if the word before does not matter.
     """
 
     next_node: np.ndarray
@@ -72,7 +73,7 @@ def make_word_list(words, space, num_tokens, log_probabilities=None):
         if ends[node] >= 0:
             next_node[node, space] = 0
     if log_probabilities is None:
-        log_probabilities = np.zeros((len(words) + 1, len(words)))
+        log_probabilities = np.zeros((1, len(words)))
     return WordList(
         next_node, np.array(ends, "int32"), np.asarray(log_probabilities, "float32")
     )
@@ -119,7 +120,7 @@ class _Beam(NamedTuple):
     parent_hash: tf.Tensor  # and of the prefix without its last token.
     bonus: tf.Tensor  # The score of the words.
     node: tf.Tensor  # The place in the word list.
-    word: tf.Tensor  # The last complete word, -1 if there is none.
+    word: tf.Tensor  # The last complete word.
     peak: tf.Tensor  # The largest log-probability with which the last token came,
     frame: tf.Tensor  # and the frame at which it did.
     length: tf.Tensor
@@ -158,11 +159,11 @@ def prefix_beam_search(
         word_list = WordList(
             np.zeros((1, num_tokens), "int32"),
             np.full(1, -1, "int32"),
-            np.zeros((2, 1), "float32"),
+            np.zeros((1, 1), "float32"),
         )
     next_node, ends = tf.constant(word_list.next_node), tf.constant(word_list.word)
     language = language_weight * tf.constant(word_list.log_probabilities) + word_bonus
-    first_word = len(word_list.log_probabilities) - 1
+    last_row = len(word_list.log_probabilities) - 1
 
     def fill(value, dtype=tf.int32):
         return tf.fill([batch, beam_size], tf.cast(value, dtype))
@@ -177,7 +178,7 @@ def prefix_beam_search(
         parent_hash=fill(0, tf.int64),
         bonus=fill(0, tf.float32),
         node=fill(0),
-        word=fill(first_word),
+        word=fill(last_row),
         peak=fill(NEVER, tf.float32),
         frame=fill(0),
         length=fill(0),
@@ -193,7 +194,8 @@ def prefix_beam_search(
     def end_word(beam):
         """Returns the words that end at the nodes, -1 for none, and their scores."""
         word = tf.gather(ends, beam.node)
-        pairs = tf.stack([beam.word, tf.maximum(word, 0)], axis=-1)
+        before = tf.minimum(beam.word, last_row)
+        pairs = tf.stack([before, tf.maximum(word, 0)], axis=-1)
         return word, tf.gather_nd(language, pairs)
 
     def step(frame, beam):

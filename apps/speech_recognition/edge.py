@@ -203,6 +203,7 @@ def beam_search(log_probs, words, beam_size, language_weight, word_bonus):
     """
 
     def word_score(before, word):
+        before = min(before, first_word)
         return language_weight * words["log_probabilities"][before, word] + word_bonus
 
     # A prefix has two log-probabilities, of the paths that end with a blank and with

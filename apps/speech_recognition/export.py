@@ -8,14 +8,13 @@ import tensorflow as tf
 
 from apps.common import datasets, runs
 from apps.common.release import Bundle, Card, Exam, Served, release
-from apps.speech_recognition import edge, metrics
+from apps.speech_recognition import edge, metrics, words
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import load_examples
 from apps.speech_recognition.evaluate import score, to_wav
 from apps.speech_recognition.signatures import (
     LIMITS,
     MAX_SECONDS,
-    WORD_LIST_FILE,
     load_model,
     load_run,
 )
@@ -93,9 +92,7 @@ def bundle(transcriber):
         save_tokenizer(transcriber.tokenizer, folder)
         runs.write_json(folder / "search.json", settings)
         if transcriber.word_list:
-            np.savez_compressed(
-                folder / WORD_LIST_FILE, **transcriber.word_list._asdict()
-            )
+            np.savez_compressed(folder / words.FILE, **transcriber.word_list._asdict())
 
     samples = tf.TensorSpec([1, None], name="samples")
     return Bundle(

@@ -8,13 +8,12 @@ import tensorflow as tf
 
 from apps.common import audio, limits, runs
 from apps.common.predictors import Predictor, load_predictor
-from apps.speech_recognition import ctc
+from apps.speech_recognition import ctc, words
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.tokenizer import load_tokenizer
 
 MAX_INPUTS = 16  # Recordings in a request.
 MAX_SECONDS = 60.0  # Of a recording.
-WORD_LIST_FILE = "words.npz"  # In a run whose answers are restricted to a word list.
 # What a request may contain, for the card.
 LIMITS = {"max_inputs": MAX_INPUTS, "max_seconds": MAX_SECONDS}
 
@@ -172,15 +171,15 @@ def word_times(answer):
 
 def load_run(run: Path) -> Transcriber:
     """Returns the best model of a run as a `Transcriber`."""
-    words = None
-    if (run / WORD_LIST_FILE).exists():
-        with np.load(run / WORD_LIST_FILE) as file:
-            words = ctc.WordList(*(file[name] for name in ctc.WordList._fields))
+    word_list = None
+    if (run / words.FILE).exists():
+        with np.load(run / words.FILE) as file:
+            word_list = ctc.WordList(*(file[name] for name in ctc.WordList._fields))
     return Transcriber(
         keras.saving.load_model(run / "model.keras", compile=False),
         load_tokenizer(run),
         runs.load_config(Config, run),
-        words,
+        word_list,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from apps.common import datasets, figures, runs, schedules
 from apps.speech_recognition.config import Config
@@ -19,6 +20,8 @@ from apps.speech_recognition.tokenizer import (
     make_tokenizer,
     save_tokenizer,
 )
+from apps.speech_recognition.words import FILE as WORDS_FILE
+from apps.speech_recognition.words import load_word_list
 
 MONITOR = "val_cer"
 
@@ -51,6 +54,9 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     compile_model(model, config, length.steps)
     runs.start(config, run, splits.held_out)
     save_tokenizer(tokenizer, run)
+    word_list = load_word_list(splits["train"].texts, tokenizer, config)
+    if word_list:
+        np.savez_compressed(run / WORDS_FILE, **word_list._asdict())
     runs.fit(
         model,
         batches.take(length.steps_per_epoch),
