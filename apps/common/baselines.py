@@ -140,7 +140,11 @@ def describe(record: Mapping[str, Any], split: str) -> str:
 
 
 def print_verdict(
-    record: Mapping[str, Any], metric: str, value: float, advice: str
+    record: Mapping[str, Any],
+    metric: str,
+    value: float,
+    advice: str,
+    higher_is_better: bool = True,
 ) -> None:
     """Prints the validation score of a finished training beside its baseline's.
 
@@ -148,15 +152,19 @@ def print_verdict(
         record: From `measure`, or as `write` takes it.
         metric: The name of a score in the record, such as `accuracy`.
         value: The validation score of the trained model.
-        advice: What to try if it is below the baseline.
+        advice: What to try if it is worse than the baseline.
+        higher_is_better: Whether a larger value of the metric is better. Defaults to
+            True.
     """
     baseline = record["validation"][metric]
     words = _words(metric)
     print(f"validation {words} {value:.4f}, baseline {baseline:.4f} ({record['name']})")
-    if value < baseline - 1e-6:  # Keras computes in float32.
-        print(f"this is below the baseline; {advice}")
+    gain = value - baseline if higher_is_better else baseline - value
+    if gain < -1e-6:  # Keras computes in float32.
+        print(f"this is worse than the baseline; {advice}")
 
 
 def _words(metric):
     """Returns the name of a metric in words."""
-    return {"map": "mAP", "ap50": "AP50"}.get(metric, metric.replace("_", " "))
+    names = {"map": "mAP", "ap50": "AP50", "wer": "WER"}
+    return names.get(metric, metric.replace("_", " "))

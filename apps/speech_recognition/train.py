@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from apps.common import datasets, figures, runs, schedules
+from apps.common import baselines, datasets, figures, runs, schedules
+from apps.speech_recognition import baseline
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import load_examples, make_batches
 from apps.speech_recognition.metrics import ValidationErrors
@@ -57,6 +58,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     word_list = load_word_list(splits["train"].texts, tokenizer, config)
     if word_list:
         np.savez_compressed(run / WORDS_FILE, **word_list._asdict())
+    record = baseline.measure(model, splits, run)
     runs.fit(
         model,
         batches.take(length.steps_per_epoch),
@@ -71,7 +73,15 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         callbacks=[ValidationErrors(validation_batches, tokenizer)],
     )
     figures.draw_curves(runs.read_history(run), run / "curves.png")
-    return runs.finish(run, MONITOR, "min")
+    summary = runs.finish(run, MONITOR, "min")
+    baselines.print_verdict(
+        record,
+        "wer",
+        summary["val_wer"],
+        "train more --epochs, or add recordings",
+        higher_is_better=False,
+    )
+    return summary
 
 
 def make_model(config: Config, num_tokens: int) -> Recognizer:
