@@ -1,5 +1,7 @@
 """The baseline: the text of the recording that sounds most alike."""
 
+import itertools
+
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
@@ -11,7 +13,7 @@ NUM_BANDS = 16
 
 
 def measure(network, splits, run):
-    """Finds the nearest recordings, records the error rates, and prints the validation's.
+    """Finds the nearest recordings, and records and prints the error rates.
 
     Each recording of a split is given the text of the training recording whose
     spectrogram is nearest, after both are brought to the same length.
@@ -52,7 +54,7 @@ def features(network, waveforms):
         ends = np.linspace(0, len(frames), NUM_SPANS + 1)
         spans = [
             frames[int(start) : max(int(end), int(start) + 1)].mean(axis=0)
-            for start, end in zip(ends, ends[1:], strict=False)
+            for start, end in itertools.pairwise(ends)
         ]
         rows.append(np.concatenate(spans))
     return np.stack(rows)

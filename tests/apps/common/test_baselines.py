@@ -65,4 +65,4 @@ def test_a_model_below_its_baseline_is_told_so(record, capsys, value, is_below):
     printed = capsys.readouterr().out
     assert "validation accuracy" in printed
     assert "baseline 0.0000 (mode)" in printed
-    assert ("below the baseline; add images" in printed) == is_below
+    assert ("worse than the baseline; add images" in printed) == is_below
