@@ -87,10 +87,10 @@ class Config:
     recall."""
 
     # Training
-    head_epochs: CountOrZero = 2
+    head_epochs: CountOrZero = 12
     """Epochs of the first phase, which trains the pyramid and the heads on a frozen
     backbone. It is skipped without pretrained weights."""
-    epochs: Count = 60
+    epochs: Count = 40
     """Epochs of the second phase, which fine-tunes the backbone too."""
     patience: Count | None = None
     """Epochs without a better validation mAP after which a phase ends early."""
@@ -104,7 +104,7 @@ class Config:
     """Images per training step."""
     head_learning_rate: LearningRate = 2e-3
     """Learning rate of the first phase."""
-    learning_rate: LearningRate = 1e-3
+    learning_rate: LearningRate = 3e-4
     """Peak learning rate of the second phase: linear warm-up in the first tenth of the
     steps, then cosine decay."""
     weight_decay: Weight = 1e-4
@@ -169,7 +169,10 @@ def bccd():
         data_licence="BCCD (Shenggan and others), MIT",
         image_size=(320, 416),
         flip_vertically=True,
+        head_epochs=2,
+        epochs=60,
         max_steps=None,
+        learning_rate=1e-3,
     )
 
 
