@@ -17,12 +17,12 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import runs
+from apps.common.decoder import State
 from apps.common.limits import MAX_INPUTS
 from apps.common.text import PADDING
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.metrics import translate
-from apps.translation.model import State
 from apps.translation.signatures import (
     Translator,
     load_model,
@@ -50,11 +50,15 @@ def loop_in_python(translator, texts):
     """Translates texts greedily; each step is a call from Python."""
     source_ids = translator.source_tokenizer(tf.constant(texts)).to_tensor(PADDING)
     memory = translator.model.encode(source_ids)
-    state = State(*(value[:, None] for value in translator.model.initial_state(memory)))
+    state = State(
+        *(value[:, None] for value in translator.model.decoder.initial_state(memory))
+    )
     token_ids = [np.full((len(texts), 1), START)]
     is_done = np.zeros(len(texts), bool)
     while not is_done.all() and len(token_ids) <= max_steps(source_ids.shape[1]):
-        log_probs, state, _ = translator.step(token_ids[-1], state, memory)
+        log_probs, state, _ = translator.model.decoder.step(
+            token_ids[-1], state, memory, translator.bias
+        )
         token_ids.append(np.where(is_done[:, None], END, np.argmax(log_probs, -1)))
         is_done |= token_ids[-1][:, 0] == END
     rows = [row[row != END] for row in np.concatenate(token_ids[1:], 1)]

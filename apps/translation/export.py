@@ -7,12 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import datasets, runs
+from apps.common.decoder import device_signatures
 from apps.common.release import Bundle, Card, Exam, Served, release
 from apps.translation import edge, metrics
 from apps.translation.config import Config
 from apps.translation.data import load_examples
 from apps.translation.evaluate import score
-from apps.translation.model import Memory, State
 from apps.translation.parts import max_words
 from apps.translation.signatures import (
     LIMITS,
@@ -89,54 +89,15 @@ def bundle(translator):
         edge.__file__,
         "sentencepiece>=0.2",
         translator.model.weights,
-        device_signatures(translator),
+        device_signatures(
+            lambda token_ids: translator.model.encode(token_ids, has_padding=False),
+            tf.TensorSpec([1, None], tf.int32, name="token_ids"),
+            translator.model.decoder,
+            translator.bias,
+            translator.beam_size,
+        ),
         write_files=write_files,
     )
-
-
-def device_signatures(translator):
-    """Returns the functions that a device calls, for one sentence at a time.
-
-    Returns:
-        `encode`: from `token_ids`, `(1, source_steps)`, to the encoded sentence and the
-        initial state of the decoder. `decode`: from these and the last `token_ids`,
-        `(1, beams)`, to the next state, the most probable next `token_ids` and their
-        `log_probs`, `(1, beams, candidates)`, and `attention`,
-        `(1, beams, source_steps)`.
-    """
-    model = translator.model
-
-    def encode(token_ids):
-        memory = model.encode(token_ids, has_padding=False)
-        state = model.initial_state(memory)
-        return {
-            **{name: value[:, None] for name, value in state._asdict().items()},
-            **{name: getattr(memory, name) for name in ("values", "keys", "summary")},
-        }
-
-    def decode(token_ids, h, c, readout, values, keys, summary):
-        state, memory = State(h, c, readout), Memory(values, keys, summary, None)
-        log_probs, state, attention = translator.step(token_ids, state, memory)
-        log_probs, token_ids = tf.math.top_k(log_probs, translator.beam_size)
-        return {
-            **state._asdict(),
-            "log_probs": log_probs,
-            "token_ids": token_ids,
-            "attention": attention,
-        }
-
-    token_ids = tf.TensorSpec([1, None], tf.int32, name="token_ids")
-    encode = tf.function(encode, input_signature=[token_ids])
-    encoded = encode.get_concrete_function().structured_outputs
-    # All but `summary` have a variable number of beams or of source steps.
-    inputs = [
-        tf.TensorSpec([1, None, *value.shape[2:]], name=name)
-        if len(value.shape) > 2
-        else tf.TensorSpec(value.shape, name=name)
-        for name, value in encoded.items()
-    ]
-    decode = tf.function(decode, input_signature=[token_ids, *inputs])
-    return {"encode": encode, "decode": decode}
 
 
 def exam(test_examples, language):

@@ -1,5 +1,6 @@
 """The exported functions: texts to translations."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -170,30 +171,13 @@ class Translator:
         """Returns what `search` with a single beam returns."""
         return greedy_search(**self._decoder(token_ids))
 
-    def step(self, token_ids, state, memory):
-        """Computes one step of the search.
-
-        Args:
-            token_ids: The last tokens, int32 `(batch, beams)`.
-            state: The decoder's `State`.
-            memory: The `Memory` of the sentences.
-
-        Returns:
-            Log-probabilities, `(batch, beams, vocabulary)`; the next `State`; and the
-            attention weights, `(batch, beams, source_steps)`.
-        """
-        embeddings = self.model.embed_target(token_ids)
-        readout, state, attention = self.model.decode(embeddings, state, memory)
-        logits = self.model.logits(readout) + self.bias
-        return tf.nn.log_softmax(logits), state, attention
-
     def _decoder(self, token_ids):
         """Returns the arguments of a search for sentences, `(batch, source_steps)`."""
-        memory = self.model.encode(token_ids)
+        decoder, memory = self.model.decoder, self.model.encode(token_ids)
         lengths = tf.reduce_sum(tf.cast(token_ids != PADDING, tf.int32), 1)
         return {
-            "step": lambda token_ids, state: self.step(token_ids, state, memory),
-            "state": self.model.initial_state(memory),
+            "step": functools.partial(decoder.step, memory=memory, bias=self.bias),
+            "state": decoder.initial_state(memory),
             "start_id": START,
             "end_id": END,
             "max_steps": max_steps(lengths),

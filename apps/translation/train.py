@@ -10,12 +10,13 @@ from typing import Any
 import keras
 
 from apps.common import datasets, figures, runs, schedules
+from apps.common.decoder import SmoothedCrossEntropy, TeacherForcing
 from apps.common.errors import BadInput
 from apps.common.predictors import as_predictor
 from apps.translation.config import Config
 from apps.translation.data import Examples, load_examples, make_batches
 from apps.translation.metrics import ValidationBleu
-from apps.translation.model import EncoderDecoder, SmoothedCrossEntropy
+from apps.translation.model import EncoderDecoder
 from apps.translation.signatures import (
     TOKENIZER_FILES,
     Translator,
@@ -129,23 +130,3 @@ def find_tokenizers(examples: Examples, config: Config, run: Path) -> list[Token
         train_tokenizer(texts, config.vocabulary_size)
         for texts in (examples.sources, examples.targets)
     ]
-
-
-class TeacherForcing(keras.callbacks.Callback):
-    """Lowers the teacher forcing rate of an `EncoderDecoder` linearly from 1.
-
-    Args:
-        last_rate: The rate in the last epoch.
-        epochs: The number of epochs.
-    """
-
-    def __init__(self, last_rate, epochs):
-        super().__init__()
-        self.last_rate = last_rate
-        self.epochs = epochs
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the rate of this epoch."""
-        progress = epoch / max(1, self.epochs - 1)
-        rate = 1 - (1 - self.last_rate) * progress
-        self.model.teacher_forcing_rate.assign(rate)

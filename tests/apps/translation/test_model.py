@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from apps.common.decoder import SmoothedCrossEntropy, State
 from apps.common.text import PADDING
-from apps.translation.model import SmoothedCrossEntropy, State
 from apps.translation.tokenizer import START
 from tests.apps.translation.untrained import make_model
 
@@ -34,7 +34,7 @@ def model(request):
 
 
 def first_state(model, memory):
-    return State(*(value[:, None] for value in model.initial_state(memory)))
+    return State(*(value[:, None] for value in model.decoder.initial_state(memory)))
 
 
 def step_by_step(model, source, target):
@@ -43,9 +43,9 @@ def step_by_step(model, source, target):
     state = first_state(model, memory)
     logits, attention = [], []
     for time in range(target.shape[1]):
-        embeddings = model.embed_target(target[:, time, None])
-        readout, state, weights = model.decode(embeddings, state, memory)
-        logits.append(model.logits(readout)[:, 0])
+        embeddings = model.decoder.embed(target[:, time, None])
+        readout, state, weights = model.decoder.decode(embeddings, state, memory)
+        logits.append(model.decoder.logits(readout)[:, 0])
         attention.append(weights[:, 0])
     return np.stack(logits, 1), np.stack(attention, 1)
 
@@ -91,7 +91,7 @@ def test_a_sentence_is_encoded_the_same_without_a_mask(model, token_ids):
 def test_attention_sums_to_one_and_is_zero_at_padding(model, token_ids):
     _, attention = step_by_step(model, *token_ids)
     assert attention.shape == (3, 6, 7)
-    if model.attention is None:
+    if model.decoder.attention is None:
         assert (attention == 0).all()
         return
     np.testing.assert_allclose(attention.sum(axis=2), 1, rtol=1e-5)
@@ -104,13 +104,13 @@ def test_attention_sums_to_one_and_is_zero_at_padding(model, token_ids):
 def test_beams_are_independent(model, token_ids):
     memory = model.encode(token_ids[0])
     random = np.random.default_rng(3)
-    shapes = [(3, 4, value.shape[-1]) for value in model.initial_state(memory)]
+    shapes = [(3, 4, value.shape[-1]) for value in model.decoder.initial_state(memory)]
     state = State(*(random.normal(size=s).astype("float32") for s in shapes))
     embeddings = random.normal(size=(3, 4, 8)).astype("float32")
-    together = model.decode(embeddings, state, memory)
+    together = model.decoder.decode(embeddings, state, memory)
     for k in range(4):
         beam = slice(k, k + 1)
-        alone = model.decode(
+        alone = model.decoder.decode(
             embeddings[:, beam], State(*(value[:, beam] for value in state)), memory
         )
         for ours, theirs in zip(
@@ -123,10 +123,12 @@ def test_the_readout_is_fed_to_the_next_step(model, token_ids):
     memory = model.encode(token_ids[0])
     state = first_state(model, memory)
     assert not state.readout.numpy().any()
-    embeddings = model.embed_target(token_ids[1][:, :1])
-    readout, after, _ = model.decode(embeddings, state, memory)
+    embeddings = model.decoder.embed(token_ids[1][:, :1])
+    readout, after, _ = model.decoder.decode(embeddings, state, memory)
     np.testing.assert_array_equal(after.readout, readout)
-    other, _, _ = model.decode(embeddings, state._replace(readout=readout), memory)
+    other, _, _ = model.decoder.decode(
+        embeddings, state._replace(readout=readout), memory
+    )
     assert np.abs(other - readout).max(axis=2).min() > 1e-3
 
 
@@ -160,9 +162,9 @@ def test_a_model_is_saved_and_loaded(model, token_ids, tmp_path):
 
 def test_a_joint_vocabulary_has_one_embedding():
     joint, separate = make_model(20), make_model(20, 17)
-    assert joint.source_embedding is joint.target_embedding
+    assert joint.source_embedding is joint.decoder.embedding
     assert separate.source_embedding.embeddings.shape == (20, 8)
-    assert separate.target_embedding.embeddings.shape == (17, 8)
+    assert separate.decoder.embedding.embeddings.shape == (17, 8)
     assert joint.count_params() == separate.count_params() - 17 * 8
 
 
@@ -187,9 +189,9 @@ def free_running(model, source, target):
     state = first_state(model, memory)
     token_ids, logits = target[:, :1], []
     for _ in range(target.shape[1]):
-        embeddings = model.embed_target(token_ids)
-        readout, state, _ = model.decode(embeddings, state, memory)
-        logits.append(model.logits(readout)[:, 0].numpy())
+        embeddings = model.decoder.embed(token_ids)
+        readout, state, _ = model.decoder.decode(embeddings, state, memory)
+        logits.append(model.decoder.logits(readout)[:, 0].numpy())
         token_ids = logits[-1].argmax(-1)[:, None]
     return np.stack(logits, 1)
 
@@ -200,9 +202,9 @@ def test_the_teacher_forcing_rate_mixes_targets_and_predictions(token_ids):
     free = free_running(plain, *token_ids)
     assert np.abs(free - forced).max() > 0.1
     np.testing.assert_allclose(model(token_ids, training=True), forced, atol=1e-5)
-    model.teacher_forcing_rate.assign(0.0)
+    model.decoder.teacher_forcing_rate.assign(0.0)
     np.testing.assert_allclose(model(token_ids, training=True), free, atol=1e-5)
-    model.teacher_forcing_rate.assign(0.5)
+    model.decoder.teacher_forcing_rate.assign(0.5)
     mixed = [model(token_ids, training=True).numpy() for _ in range(2)]
     assert np.abs(mixed[0] - mixed[1]).max() > 1e-3
     for logits in mixed:

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from apps.common import lite, saved_models
+from apps.common.decoder import State
 from apps.common.errors import BadInput
 from apps.common.limits import MAX_INPUTS
 from apps.common.predictors import as_predictor
@@ -10,7 +11,6 @@ from apps.common.search import length_penalty
 from apps.common.text import PADDING
 from apps.translation import edge
 from apps.translation.export import bundle, served
-from apps.translation.model import State
 from apps.translation.parts import MAX_TOKENS
 from apps.translation.signatures import (
     CHUNK_SIZE,
@@ -195,8 +195,12 @@ def test_special_tokens_are_never_written(translator):
     found = translator.search(token_ids)
     assert not np.isin(found.token_ids, NEVER_WRITTEN).any()
     memory = translator.model.encode(token_ids)
-    state = State(*(value[:, None] for value in translator.model.initial_state(memory)))
-    log_probs, _, _ = translator.step(np.full((30, 1), START), state, memory)
+    state = State(
+        *(value[:, None] for value in translator.model.decoder.initial_state(memory))
+    )
+    log_probs, _, _ = translator.model.decoder.step(
+        np.full((30, 1), START), state, memory, translator.bias
+    )
     assert np.isneginf(log_probs.numpy()[..., list(NEVER_WRITTEN)]).all()
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=-1), 1, rtol=1e-5)
 

@@ -1,10 +1,12 @@
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
 from apps.common import datasets, runs
+from apps.common.decoder import TeacherForcing
 from apps.common.errors import BadInput
 from apps.common.predictors import as_predictor
 from apps.translation import metrics
@@ -13,7 +15,6 @@ from apps.translation.data import Examples, load_examples, load_split
 from apps.translation.signatures import load_run, save_tokenizers
 from apps.translation.tokenizer import train_tokenizer
 from apps.translation.train import (
-    TeacherForcing,
     compile_model,
     find_tokenizers,
     make_model,
@@ -54,7 +55,7 @@ def test_the_settings_reach_the_model(is_joint, config, tmp_path):
     model = make_model(
         dataclasses.replace(config, teacher_forcing_rate=1.0), tokenizers
     )
-    assert model.teacher_forcing_rate is None
+    assert model.decoder.teacher_forcing_rate is None
 
 
 def test_the_settings_reach_the_optimizer_and_the_loss():
@@ -71,8 +72,7 @@ def test_the_settings_reach_the_optimizer_and_the_loss():
 
 
 def test_the_teacher_forcing_rate_falls_linearly():
-    class Model:
-        teacher_forcing_rate = keras.Variable(1.0)
+    decoder = SimpleNamespace(teacher_forcing_rate=keras.Variable(1.0))
 
     for last_rate, epochs, expected in (
         (0.6, 5, [1, 0.9, 0.8, 0.7, 0.6]),
@@ -80,11 +80,11 @@ def test_the_teacher_forcing_rate_falls_linearly():
         (0.5, 1, [1]),
     ):
         callback = TeacherForcing(last_rate, epochs)
-        callback.set_model(Model)
+        callback.set_model(SimpleNamespace(decoder=decoder))
         rates = []
         for epoch in range(epochs):
             callback.on_epoch_begin(epoch)
-            rates.append(float(Model.teacher_forcing_rate))
+            rates.append(float(decoder.teacher_forcing_rate))
         np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_another_model_is_trained_and_loaded(tmp_path):
     train(config, run)
     assert {"source.model", "target.model"} <= {path.name for path in run.iterdir()}
     translator = load_run(run)
-    assert float(translator.model.teacher_forcing_rate) in (0.5, 1.0)
+    assert float(translator.model.decoder.teacher_forcing_rate) in (0.5, 1.0)
     answers = as_predictor(translator.signatures["with_attention"])(["zwei", "drei"])
     assert answers["translations"].shape == (2,)
     weights = b" ".join(answers["attention"]).split()

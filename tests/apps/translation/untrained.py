@@ -40,7 +40,7 @@ def make_model(source=20, target=None, **changes):
     random = np.random.default_rng(0)
     for weight in model.trainable_variables:
         weight.assign(random.normal(0, 0.7, weight.shape))
-    embeddings = model.target_embedding.embeddings
+    embeddings = model.decoder.embedding.embeddings
     likely_end = np.where(np.arange(target or source) == END, 1.8, 1)[:, None]
     embeddings.assign(embeddings * likely_end)
     return model
