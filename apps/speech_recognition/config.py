@@ -24,7 +24,7 @@ Factor = Annotated[float, Range(0.5, 2)]
 
 @dataclass(frozen=True)
 class Config:
-    """Trains a speech recognizer: bidirectional LSTMs and CTC.
+    """Trains a speech recognizer: bidirectional LSTMs with CTC or attention.
 
     The defaults suit your own recordings of commands and sentences.
     """
@@ -90,6 +90,11 @@ class Config:
     """Number of LSTMs, one on top of the other."""
     dropout: Rate = 0.3
     """Dropout rate before each LSTM and before the output."""
+    decoder: Literal["ctc", "attention"] = "ctc"
+    """`ctc` writes the token of each frame. `attention` writes token after token, and
+    attends to the frames; it needs more recordings."""
+    decoder_units: Count = 128
+    """Units of the attention decoder."""
     streaming: bool = False
     """LSTMs that read forwards only. The device can then write while it listens."""
 
@@ -120,6 +125,10 @@ class Config:
     learning_rate: LearningRate = 2e-3
     """Peak learning rate: linear warm-up in the first tenth of the steps, then cosine
     decay."""
+    ctc_weight: Fraction = 0.3
+    """Weight of the CTC loss beside that of the attention decoder."""
+    label_smoothing: Rate = 0.1
+    """Label smoothing of the attention decoder."""
     gradient_norm: PositiveNumber = 1.0
     """Maximum norm of each weight's gradient; larger ones are clipped."""
     seed: Seed = 0

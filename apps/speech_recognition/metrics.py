@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from apps.speech_recognition import ctc
+from apps.speech_recognition import search
 
 
 def error_rates(texts, transcripts):
@@ -50,10 +50,8 @@ class ValidationErrors(keras.callbacks.Callback):
         self._search = tf.function(self._search)
 
     def _search(self, samples, num_samples):
-        logits = self.model([samples, num_samples], training=False)
-        return ctc.greedy_search(
-            tf.nn.log_softmax(logits), self.model.num_frames(num_samples)
-        )
+        encoded = self.model([samples, num_samples], training=False)
+        return search.greedy_search(self.model, encoded, num_samples)
 
     def on_epoch_end(self, epoch, logs=None):
         """Transcribes all recordings and counts the errors."""

@@ -1,19 +1,31 @@
-"""The network: a log-mel front end, convolutions and bidirectional LSTMs."""
+"""The network: a log-mel front end, convolutions, LSTMs, and two ways to write."""
 
 import keras
 import tensorflow as tf
 
 import layers
+from apps.common.decoder import (
+    AttentionDecoder,
+    Memory,
+    SmoothedCrossEntropy,
+    make_embedding,
+)
 
 KERNEL = 3  # Frames and bands that a convolution sees.
+MOMENTUM = 0.95  # Of the moving averages: small data sets have few training steps.
 
 
 @keras.saving.register_keras_serializable(package="speech_recognition")
 class Recognizer(keras.Model):
-    """Waveforms to the logits of tokens at every frame, trained by CTC.
+    """Encodes waveforms, and writes tokens by CTC or with an attention decoder.
+
+    The encoder has a log-mel spectrogram, two convolutions and LSTMs. A dense layer
+    gives the logits of tokens at every frame, for CTC. An `AttentionDecoder` is trained
+    together with CTC, which teaches the encoder where the tokens are.
 
     Args:
-        num_tokens: Number of different token ids. Id 0 is the blank of CTC.
+        num_tokens: Number of different token ids. Id 0 is the blank of CTC; for the
+            attention decoder it is the start and the end.
         sampling_rate: Samples per second.
         num_mels: Bands of the spectrogram.
         subsampling: Factor between the frames of the spectrogram, of 10 ms, and those
@@ -26,6 +38,11 @@ class Recognizer(keras.Model):
             depend on no later audio.
         num_time_masks: Time masks of SpecAugment.
         num_frequency_masks: Frequency masks of SpecAugment.
+        decoder: `ctc` or `attention`.
+        decoder_units: Units of the attention decoder, of its attention and of its
+            embeddings.
+        ctc_weight: Weight of the CTC loss beside the loss of the attention decoder.
+        label_smoothing: Of the labels of the attention decoder.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -34,11 +51,13 @@ class Recognizer(keras.Model):
         training: Whether to apply dropout and SpecAugment.
 
     Output shape:
-        `(batch, frames, num_tokens)`.
+        `(batch, frames, size)`, the encoded frames, for `classify` and `remember`.
 
     Reference:
         [Graves et al., 2006](https://doi.org/10.1145/1143844.1143891);
-        [Amodei et al., 2016](https://arxiv.org/abs/1512.02595)
+        [Amodei et al., 2016](https://arxiv.org/abs/1512.02595);
+        [Chan et al., 2016](https://arxiv.org/abs/1508.01211), attention;
+        [Kim et al., 2017](https://arxiv.org/abs/1609.06773), both losses
     """
 
     def __init__(
@@ -55,6 +74,10 @@ class Recognizer(keras.Model):
         streaming,
         num_time_masks,
         num_frequency_masks,
+        decoder,
+        decoder_units,
+        ctc_weight,
+        label_smoothing,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -70,10 +93,16 @@ class Recognizer(keras.Model):
             "streaming": streaming,
             "num_time_masks": num_time_masks,
             "num_frequency_masks": num_frequency_masks,
+            "decoder": decoder,
+            "decoder_units": decoder_units,
+            "ctc_weight": ctc_weight,
+            "label_smoothing": label_smoothing,
         }
         self.subsampling = subsampling
         self.spectrogram = layers.LogMelSpectrogram(sampling_rate, num_mels)
-        self.normalization = keras.layers.BatchNormalization(scale=False, center=False)
+        self.normalization = keras.layers.BatchNormalization(
+            momentum=MOMENTUM, scale=False, center=False
+        )
         self.spec_augment = layers.SpecAugment(
             num_time_masks, num_frequency_masks=num_frequency_masks
         )
@@ -84,7 +113,7 @@ class Recognizer(keras.Model):
                 # No frame sees later ones, and the padding of a batch changes nothing.
                 keras.layers.ZeroPadding2D(((KERNEL - 1, 0), (1, 1))),
                 keras.layers.Conv2D(filters, KERNEL, (stride, 2), use_bias=False),
-                keras.layers.BatchNormalization(momentum=0.9),
+                keras.layers.BatchNormalization(momentum=MOMENTUM),
                 keras.layers.ReLU(),
             ]
         self.dropouts = [keras.layers.Dropout(dropout) for _ in range(num_layers + 1)]
@@ -95,19 +124,36 @@ class Recognizer(keras.Model):
                 recurrence = keras.layers.Bidirectional(recurrence)
             self.recurrences.append(recurrence)
         self.classifier = keras.layers.Dense(num_tokens, dtype="float32")
+        self.decoder, self.ctc_weight = None, 1.0
+        if decoder == "attention":
+            self.decoder = AttentionDecoder(
+                make_embedding(num_tokens, decoder_units),
+                units=decoder_units,
+                attention="additive",
+                attention_units=decoder_units,
+                embedding_dropout=dropout,
+                dropout=dropout,
+            )
+            self.ctc_weight = ctc_weight
+            self.cross_entropy = SmoothedCrossEntropy(label_smoothing=label_smoothing)
 
     def get_config(self):
         """Returns the constructor arguments."""
         return {**super().get_config(), **self.arguments}
 
-    def build_from_config(self, config):
-        """Creates the weights, so that a saved model can be loaded."""
-        self([keras.ops.zeros((1, 1)), keras.ops.ones((1,), "int32")])
+    def build(self, input_shape=None):
+        """Creates all weights, whichever input the model is called with first."""
+        num_samples = 2 * self.subsampling * self.spectrogram.hop  # Two frames.
+        lengths = keras.ops.full((1,), num_samples, "int32")
+        encoded = self.encode(keras.ops.zeros((1, num_samples)), lengths)
+        self.classify(encoded)
+        if self.decoder:
+            memory = self.remember(encoded, lengths)
+            self.decoder(keras.ops.zeros((1, 1), "int32"), memory)
 
     def call(self, inputs, training=False):
-        """Returns the logits of every frame."""
-        samples, num_samples = inputs
-        return self.classify(self.encode(samples, num_samples, training), training)
+        """Returns the encoded frames."""
+        return self.encode(*inputs, training=training)
 
     def encode(self, samples, num_samples=None, training=False):
         """Returns the outputs of the last LSTM, `(batch, frames, size)`.
@@ -118,16 +164,21 @@ class Recognizer(keras.Model):
                 padding; then TensorFlow Lite runs each LSTM as one fused operation.
             training: Whether to apply dropout and SpecAugment.
         """
-        x = self.normalization(self.spectrogram(samples), training=training)
+        x, mask = self.spectrogram(samples), None
+        if num_samples is not None:
+            num_frames = self.spectrogram.num_frames(num_samples)
+            mask = keras.ops.arange(keras.ops.shape(x)[1]) < num_frames[:, None]
+        x = self.normalization(x, training=training, mask=mask)
+        if mask is not None:
+            # The statistics of a training batch are those of audio, not of padding.
+            x *= keras.ops.cast(mask, x.dtype)[..., None]
         x = self.spec_augment(x, training=training)
         x = keras.ops.expand_dims(x, -1)
         for layer in self.convolutions:
             x = layer(x, training=training) if _is_normalization(layer) else layer(x)
         _, frames, bands, filters = keras.ops.shape(x)
         x = keras.ops.reshape(x, (-1, frames, bands * filters))
-        mask = None
-        if num_samples is not None:
-            mask = keras.ops.arange(frames) < self.num_frames(num_samples)[:, None]
+        mask = self.mask(frames, num_samples)
         for dropout, recurrence in zip(self.dropouts, self.recurrences, strict=False):
             x = recurrence(dropout(x, training=training), mask=mask, training=training)
         return x
@@ -136,31 +187,71 @@ class Recognizer(keras.Model):
         """Returns the logits of encoded frames."""
         return self.classifier(self.dropouts[-1](encoded, training=training))
 
+    def remember(
+        self, encoded: tf.Tensor, num_samples: tf.Tensor | None = None
+    ) -> Memory:
+        """Returns encoded frames as the attention decoder reads them."""
+        mask = self.mask(keras.ops.shape(encoded)[1], num_samples)
+        return self.decoder.remember(encoded, mask)
+
+    def mask(self, frames, num_samples):
+        """Returns the padding mask, `(batch, frames)`, or None without padding."""
+        if num_samples is None:
+            return None
+        return keras.ops.arange(frames) < self.num_frames(num_samples)[:, None]
+
     def num_frames(self, num_samples):
         """Returns the number of frames of so many samples, a number or a tensor."""
         return -(-self.spectrogram.num_frames(num_samples) // self.subsampling)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
-        """Returns the CTC loss, per token.
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Returns the loss, per token.
 
         Args:
             x: As the call takes it.
-            y: Token ids, int32 `(batch, tokens)`, padded with the blank, 0.
-            y_pred: The logits.
+            y: Token ids, int32 `(batch, tokens)`, padded with 0.
+            y_pred: The encoded frames.
             sample_weight: Ignored.
-            **kwargs: Ignored.
+            training: Whether to apply dropout.
         """
         num_tokens = keras.ops.sum(keras.ops.cast(y != 0, "int32"), axis=1)
-        losses = tf.nn.ctc_loss(
-            y,
-            y_pred,
-            num_tokens,
-            self.num_frames(x[1]),
-            logits_time_major=False,
-            blank_index=0,
+        logits = self.classify(y_pred, training)
+        loss = ctc_loss(y, num_tokens, logits, self.num_frames(x[1]))
+        if not self.decoder:
+            return loss
+        labels = tf.pad(y, [[0, 0], [0, 1]])  # The end follows the last token.
+        weights = tf.sequence_mask(num_tokens + 1, tf.shape(labels)[1], tf.float32)
+        logits = self.decoder(
+            tf.pad(y, [[0, 0], [1, 0]]), self.remember(y_pred, x[1]), training=training
         )
-        total = keras.ops.maximum(keras.ops.sum(num_tokens), 1)
-        return keras.ops.sum(losses) / keras.ops.cast(total, losses.dtype)
+        attention_loss = self.cross_entropy(labels, logits, weights)
+        return self.ctc_weight * loss + (1 - self.ctc_weight) * attention_loss
+
+
+def ctc_loss(token_ids, num_tokens, logits, num_frames):
+    """Returns the CTC loss of a batch, per token.
+
+    Args:
+        token_ids: int32 `(batch, tokens)`, padded with the blank, 0.
+        num_tokens: Number of tokens of each row, int32 `(batch,)`.
+        logits: `(batch, frames, num_tokens)`.
+        num_frames: Number of frames of each row, int32 `(batch,)`. A row with too few
+            frames for its tokens has no finite loss, and is left out.
+    """
+    losses = tf.nn.ctc_loss(
+        token_ids,
+        logits,
+        num_tokens,
+        num_frames,
+        logits_time_major=False,
+        blank_index=0,
+    )
+    losses = tf.where(tf.math.is_finite(losses), losses, 0.0)
+    return tf.reduce_sum(losses) / tf.cast(
+        tf.maximum(tf.reduce_sum(num_tokens), 1), losses.dtype
+    )
 
 
 def _is_normalization(layer):

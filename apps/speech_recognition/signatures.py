@@ -1,5 +1,6 @@
 """The exported functions: audio to transcripts."""
 
+import functools
 from pathlib import Path
 
 import keras
@@ -8,7 +9,7 @@ import tensorflow as tf
 
 from apps.common import audio, limits, runs
 from apps.common.predictors import Predictor, load_predictor
-from apps.speech_recognition import ctc, words
+from apps.speech_recognition import ctc, search, words
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.tokenizer import load_tokenizer
 
@@ -40,6 +41,10 @@ class Transcriber:
         self.word_list = word_list
         self.variables = network.variables
         self.pieces = tf.constant(tokenizer.tokens)
+        self.greedy_search = functools.partial(search.greedy_search, network)
+        self.beam_search = functools.partial(
+            search.beam_search, network, config=config, word_list=word_list
+        )
         encoded = tf.TensorSpec([None], tf.string, name="audio_bytes")
         samples = tf.TensorSpec([None, None], name="samples")
         self.signatures = {
@@ -56,11 +61,11 @@ class Transcriber:
             `word_times`, with a line for each word: its start and its end in seconds,
             and the word. `errors`, strings `(n,)`.
         """
-        return self._transcribe(audio_bytes, self.search)
+        return self._transcribe(audio_bytes, self.beam_search)
 
     def transcribe_greedily(self, audio_bytes):
         """Transcribes without a search; returns the same as `transcribe`."""
-        return self._transcribe(audio_bytes, ctc.greedy_search)
+        return self._transcribe(audio_bytes, self.greedy_search)
 
     def transcribe_samples(self, samples):
         """Transcribes waveforms, `(n, samples)`, at the sampling rate of the model.
@@ -77,23 +82,12 @@ class Transcriber:
         errors = limits.first_error((~is_good, "the samples must be from -1 to 1"))
         samples = tf.where(is_good[:, None], samples, 0)
         outputs = tf.map_fn(
-            lambda waveform: self._answer(waveform, self.search),
+            lambda waveform: self._answer(waveform, self.beam_search),
             samples,
             fn_output_signature=OUTPUTS,
             parallel_iterations=1,
         )
         return limits.answer(outputs, errors)
-
-    def search(self, log_probs, lengths):
-        """Searches by beams, as `ctc.prefix_beam_search` does."""
-        return ctc.prefix_beam_search(
-            log_probs,
-            lengths,
-            self.config.beam_size,
-            self.word_list,
-            self.config.language_weight,
-            self.config.word_bonus,
-        )
 
     def _transcribe(self, audio_bytes, search):
         """Decodes and transcribes one recording after the other, to bound memory."""
@@ -117,9 +111,7 @@ class Transcriber:
     def _answer(self, samples, search):
         """Returns the outputs for one waveform, `(samples,)`."""
         num_samples = tf.shape(samples)[0][None]
-        logits = self.network([samples[None], num_samples], training=False)
-        log_probs = tf.nn.log_softmax(logits)
-        found = search(log_probs, self.network.num_frames(num_samples))
+        found = search(self.network([samples[None], num_samples]), num_samples)
         text, word_times = self._join(found.token_ids[0], found.frames[0])
         return {
             "transcripts": text,

@@ -1,4 +1,4 @@
-"""Trains a recognizer by CTC.
+"""Trains a recognizer by CTC, or with an attention decoder too.
 
 python -m apps.speech_recognition train morse
 """
@@ -98,9 +98,12 @@ def make_model(config: Config, num_tokens: int) -> Recognizer:
         streaming=config.streaming,
         num_time_masks=config.time_masks,
         num_frequency_masks=config.frequency_masks,
+        decoder=config.decoder,
+        decoder_units=config.decoder_units,
+        ctc_weight=config.ctc_weight,
+        label_smoothing=config.label_smoothing,
     )
-    # A call creates the weights, so that a checkpoint can be loaded.
-    model.build_from_config({})
+    model.build()  # So that a checkpoint can be loaded.
     return model
 
 
