@@ -110,8 +110,11 @@ class Config:
     """Added to the score of a text for each of its words."""
 
     # Training
+    short_epochs: CountOrZero = 3
+    """Epochs with the shorter half of the recordings, before those with all of them.
+    Without them, CTC may write nothing for a long time."""
     epochs: Count = 60
-    """Maximum number of epochs."""
+    """Maximum number of epochs with all recordings."""
     patience: Count | None = 15
     """Epochs without a better validation error rate after which training stops."""
     max_steps: Count | None = 10_000
@@ -161,10 +164,17 @@ def morse():
         sampling_rate=8_000,
         noise=0.0,
         speed=(1.0, 1.0),
+        time_masks=0,
+        frequency_masks=0,
         num_mels=40,
+        subsampling=4,
         units=96,
-        epochs=20,
-        learning_rate=4e-3,
+        num_layers=1,
+        dropout=0.1,
+        short_epochs=4,
+        epochs=8,
+        batch_size=8,
+        learning_rate=3e-3,
     )
 
 

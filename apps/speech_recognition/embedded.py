@@ -17,16 +17,17 @@ DOT, DASH, GAP, LETTER_GAP, WORD_GAP = 1, 3, 1, 3, 7
 RISE_SECONDS = 0.005  # Of a tone, so that it does not click.
 
 
-def morse(num_messages=1_200, seed=0):
+def morse(num_messages=2_400, seed=0):
     """Draws messages in Morse code.
 
-    A message has one to three words of random letters and digits. Its speed, its pitch
-    and the timing of the hand that sends it vary. The noise of the test messages is
-    10 dB below the tone; that of the training messages varies around it.
+    A message has one to three words of two to five random letters and digits. Its
+    speed, its pitch and the timing of the hand that sends it vary. The noise of the
+    test messages is 10 dB below the tone; that of the training messages varies around
+    it. Half of the training messages are single words of one to five letters.
 
     Args:
         num_messages: Number of messages; five sixths are for training, the others for
-            testing. Defaults to 1,200.
+            testing. Defaults to 2,400.
         seed: Seed of the drawing.
 
     Returns:
@@ -37,18 +38,19 @@ def morse(num_messages=1_200, seed=0):
     num_test = num_messages // 6
     return {
         "train": [
-            _message(random, random.uniform(5, 20))
-            for _ in range(num_messages - num_test)
+            _message(random, random.uniform(5, 20), is_short=i % 2 == 0)
+            for i in range(num_messages - num_test)
         ],
         "test": [_message(random, 10.0) for _ in range(num_test)],
     }
 
 
-def _message(random, decibels):
+def _message(random, decibels, is_short=False):
     """Draws a message; the tone is so many decibels above the noise."""
+    min_letters, max_words = (1, 1) if is_short else (2, 3)
     words = [
-        "".join(random.choice(list(CODES), random.integers(2, 6)))
-        for _ in range(random.integers(1, 4))
+        "".join(random.choice(list(CODES), random.integers(min_letters, 6)))
+        for _ in range(random.integers(1, max_words + 1))
     ]
     text = " ".join(words)
     waveform = render(

@@ -12,7 +12,7 @@ import numpy as np
 from apps.common import baselines, datasets, figures, runs, schedules
 from apps.speech_recognition import baseline
 from apps.speech_recognition.config import Config
-from apps.speech_recognition.data import load_examples, make_batches
+from apps.speech_recognition.data import Examples, load_examples, make_batches
 from apps.speech_recognition.metrics import ValidationErrors
 from apps.speech_recognition.model import Recognizer
 from apps.speech_recognition.tokenizer import (
@@ -52,26 +52,40 @@ def train(config: Config, run: Path) -> dict[str, Any]:
 
     model = make_model(config, len(tokenizer))
     (length,) = schedules.limit_epochs(len(batches), config.max_steps, config.epochs)
-    compile_model(model, config, length.steps)
+    short_batches = make_batches(
+        shorter_half(splits["train"]), config, tokenizer, training=True
+    )
+    short_steps = config.short_epochs * len(short_batches)
+    compile_model(model, config, short_steps + length.steps)
     runs.start(config, run, splits.held_out)
     save_tokenizer(tokenizer, run)
     word_list = load_word_list(splits["train"].texts, tokenizer, config)
     if word_list:
         np.savez_compressed(run / WORDS_FILE, **word_list._asdict())
     record = baseline.measure(model, splits, run)
-    runs.fit(
-        model,
-        batches.take(length.steps_per_epoch),
-        validation_batches,
-        run,
-        phase="training",
-        epochs=length.epochs,
-        monitor=MONITOR,
-        mode="min",
-        patience=config.patience,
-        max_minutes=config.max_minutes,
-        callbacks=[ValidationErrors(validation_batches, tokenizer)],
-    )
+    last_epoch = config.short_epochs + length.epochs
+
+    def fit(phase, batches, first_epoch, epochs, patience):
+        runs.fit(
+            model,
+            batches,
+            validation_batches,
+            run,
+            phase,
+            initial_epoch=first_epoch,
+            epochs=first_epoch + epochs,
+            total_epochs=last_epoch,
+            monitor=MONITOR,
+            mode="min",
+            patience=patience,
+            max_minutes=config.max_minutes,
+            callbacks=[ValidationErrors(validation_batches, tokenizer)],
+        )
+
+    if config.short_epochs:
+        fit("short", short_batches, 0, config.short_epochs, None)
+    batches = batches.take(length.steps_per_epoch)
+    fit("all", batches, config.short_epochs, length.epochs, config.patience)
     figures.draw_curves(runs.read_history(run), run / "curves.png")
     summary = runs.finish(run, MONITOR, "min")
     baselines.print_verdict(
@@ -82,6 +96,12 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         higher_is_better=False,
     )
     return summary
+
+
+def shorter_half(examples: Examples) -> Examples:
+    """Returns the shorter half of some recordings: CTC learns them first, and soon."""
+    order = np.argsort([len(each) for each in examples.waveforms], kind="stable")
+    return datasets.take(examples, order[: -(-len(order) // 2)])
 
 
 def make_model(config: Config, num_tokens: int) -> Recognizer:
