@@ -8,11 +8,10 @@ import numpy as np
 class LogMelSpectrogram(keras.layers.Layer):
     """Turns waveforms into the logarithm of their energy in mel frequency bands.
 
-    The Fourier transforms of all windows are one convolution with windowed sines and
-    cosines, so TensorFlow Lite needs built-in operations only. Each window ends where
-    the hop of its frame ends, and the first ones begin before the audio, in silence. So
-    a frame depends on no later audio, the padding of a batch changes nothing, and audio
-    that arrives in pieces gives the same frames.
+    Each window ends where the hop of its frame ends, and the first ones begin before
+    the audio, in silence. So a frame depends on no later audio, the padding of a batch
+    changes nothing, and audio that arrives in pieces gives the same frames. TensorFlow
+    Lite needs built-in operations only, and never quantizes the energies.
 
     Args:
         sampling_rate: Samples per second.
@@ -91,19 +90,26 @@ class LogMelSpectrogram(keras.layers.Layer):
 
     def call(self, samples):
         samples = keras.ops.cast(samples, "float32")
-        padding = self.window - self.hop
-        # Zeros behind the audio complete its last hop.
-        frames = self.num_frames(keras.ops.shape(samples)[1])
-        missing = frames * self.hop - keras.ops.shape(samples)[1]
-        samples = keras.ops.pad(samples, [[0, 0], [padding, missing]])
-        waves = keras.ops.conv(
-            keras.ops.expand_dims(samples, -1),
-            keras.ops.convert_to_tensor(self._waves()),
-            strides=self.hop,
-        )
-        cosines, sines = keras.ops.split(waves, 2, axis=-1)
-        power = keras.ops.square(cosines) + keras.ops.square(sines)
-        energy = keras.ops.matmul(power, keras.ops.convert_to_tensor(self._bands()))
+        batch, length = keras.ops.shape(samples)
+        frames = self.num_frames(length)
+        # Each window ends with its hop, and begins in one of the hops before. Zeros
+        # behind the audio complete its last hop.
+        num_hops = self.num_frames(self.window)
+        padding = (num_hops - 1) * self.hop, frames * self.hop - length
+        samples = keras.ops.pad(samples, [[0, 0], padding])
+        hops = keras.ops.reshape(samples, (batch, -1, self.hop))
+        windows = keras.ops.concatenate(
+            [hops[:, i : frames + i] for i in range(num_hops)], axis=-1
+        )[..., -self.window :]
+        hann = np.hanning(self.window + 1)[:-1]
+        # So that a sine of amplitude 1 has power 1 in the nearest bin.
+        hann = (2 * hann / hann.sum()).astype("float32")
+        real, imaginary = keras.ops.rfft(windows * hann, self._num_points())
+        power = keras.ops.square(real) + keras.ops.square(imaginary)
+        # TensorFlow Lite quantizes constant matrices, and with them the energies, of
+        # which the small ones would vanish. This zero makes the matrix no constant.
+        zero = keras.ops.minimum(keras.ops.square(keras.ops.sum(samples[:1, :1])), 0)
+        energy = keras.ops.matmul(power, self._bands() + zero)
         return keras.ops.cast(keras.ops.log(energy + self.floor), self.compute_dtype)
 
     def num_frames(self, num_samples):
@@ -115,20 +121,14 @@ class LogMelSpectrogram(keras.layers.Layer):
         frames = None if samples is None else self.num_frames(samples)
         return (batch, frames, self.num_mels)
 
-    def _waves(self):
-        """Returns the kernel of the Fourier transform, `(window, 1, 2 * bins)`."""
-        hann = np.hanning(self.window + 1)[:-1]
-        angles = 2 * np.pi * np.outer(np.arange(self.window), self._frequencies())
-        waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-        # So that a sine of amplitude 1 has power 1 in the nearest bin.
-        waves *= 2 * hann[:, None] / hann.sum()
-        return waves[:, None].astype("float32")
+    def _num_points(self):
+        """Returns the length of the Fourier transform."""
+        # Twice as many bins as necessary, so that every low band has one.
+        return 2 ** int(np.ceil(np.log2(self.window)) + 1)
 
     def _frequencies(self):
         """Returns the frequency of each bin, as a fraction of the sampling rate."""
-        # Twice as many bins as necessary, so that every low band has one.
-        length = 2 ** int(np.ceil(np.log2(self.window)) + 1)
-        return np.arange(length // 2 + 1) / length
+        return np.arange(self._num_points() // 2 + 1) / self._num_points()
 
     def _bands(self):
         """Returns the triangular weights of the bins, `(bins, num_mels)`."""

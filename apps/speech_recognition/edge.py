@@ -4,6 +4,7 @@ Needs NumPy and ai-edge-litert, see requirements.txt; no TensorFlow.
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 BUNDLE = Path(__file__).parent
-BLANK = 0
+BLANK = END = 0
 NEVER = -math.inf
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 # The resampling filter, as in the served model.
@@ -22,6 +23,7 @@ CUTOFF = 0.96
 KAISER_BETA = 9.0
 MIN_BLOCK = 400
 RATE_STEP = 25
+STREAM_SECONDS = 0.25  # Audio between two answers.
 
 
 class BadAudio(ValueError):
@@ -48,16 +50,28 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     if (folder / "words.npz").exists():
         words = dict(np.load(folder / "words.npz"))
     interpreter = Interpreter(str(path), num_threads=1)
-    runner = interpreter.get_signature_runner()
+    is_greedy = signature == "greedy"
+    if "decode" in interpreter.get_signature_list():
+        beam_size = 1 if is_greedy else settings["beam"]["beam_size"]
+        encode = interpreter.get_signature_runner("encode")
+        decode = interpreter.get_signature_runner("decode")
+
+        def write(samples):
+            return attention_search(encode(samples=samples[None]), decode, beam_size)
+
+    else:
+        listener = Listener(interpreter)
+
+        def write(samples):
+            log_probs = listener.start().hear(fill(samples, settings))
+            if is_greedy:
+                return greedy_search(log_probs)
+            return beam_search(log_probs, words, **settings["beam"])
 
     def transcribe(wav):
         samples, rate = decode_wav(wav, settings["max_seconds"])
         samples = resample(samples, rate, settings["sampling_rate"])
-        log_probs = runner(samples=samples[None])["log_probs"][0]
-        if signature == "greedy":
-            token_ids, frames, score = greedy_search(log_probs)
-        else:
-            token_ids, frames, score = beam_search(log_probs, words, **settings["beam"])
+        token_ids, frames, score = write(samples)
         times = word_times(token_ids, frames, tokens, settings["frame_seconds"])
         lines = [f"{start:.2f} {end:.2f} {word}" for start, end, word in times]
         return {
@@ -77,6 +91,47 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
         }
 
     return predict
+
+
+class Listener:
+    """Turns audio into log-probabilities of tokens, whole or in pieces.
+
+    Args:
+        interpreter: The interpreter of a model that was trained by CTC.
+    """
+
+    def __init__(self, interpreter):
+        self.interpreter = interpreter
+        self.interpreter.allocate_tensors()
+        self.runner = interpreter.get_signature_runner()
+        self.start()
+
+    def start(self):
+        """Begins another recording; returns the listener."""
+        self.interpreter.reset_all_variables()
+        # What a streaming model has heard last: silence.
+        self.context = {
+            name: np.zeros(details["shape"], "float32")
+            for name, details in self.runner.get_input_details().items()
+            if name != "samples"
+        }
+        return self
+
+    def hear(self, samples):
+        """Returns the log-probabilities of the next piece, `(frames, tokens)`.
+
+        Args:
+            samples: float32 `(samples,)`: for a streaming model a multiple of
+                `chunk_samples` in `search.json`, for others the whole recording.
+        """
+        self.context = self.runner(samples=samples[None], **self.context)
+        return self.context.pop("log_probs")[0]
+
+
+def fill(samples, settings):
+    """Returns samples with silence at the end, so that a streaming model takes them."""
+    missing = -len(samples) % settings.get("chunk_samples", 1)
+    return np.pad(samples, (0, missing))
 
 
 def decode_wav(wav, max_seconds):
@@ -265,6 +320,54 @@ def beam_search(log_probs, words, beam_size, language_weight, word_bonus):
     return best, beam[best][3], final_score(beam[best])
 
 
+def attention_search(state, decode, beam_size):
+    """Returns the best tokens of a decoder with attention.
+
+    Args:
+        state: The encoded recording, and the initial state of one beam: named arrays.
+        decode: Computes one step. Its arguments are these arrays and the last
+            `token_ids`, `(1, beams)`. It returns the next state, the most probable next
+            `token_ids` and their `log_probs`, `(1, beams, candidates)`, and
+            `attention`, `(1, beams, frames)`.
+        beam_size: Number of hypotheses to keep.
+
+    Returns:
+        The token ids, the frame of each that has most of the attention, and the score.
+    """
+    memory = {name: state.pop(name) for name in ("values", "keys", "summary")}
+    max_steps = memory["values"].shape[1] + 1
+    # All beams start identical, so every one but the first scores −inf. A finished
+    # hypothesis has a single continuation for the same reason.
+    only_first = np.where(np.arange(beam_size) == 0, 0, -np.inf)
+    state = {name: np.repeat(value, beam_size, 1) for name, value in state.items()}
+    token_ids = np.full((beam_size, 1), END, "int32")
+    frames = np.zeros((beam_size, 0), int)
+    log_probs, lengths = only_first, np.zeros(beam_size, int)
+    is_done = np.zeros(beam_size, bool)
+    while not is_done.all():
+        answer = decode(token_ids=token_ids[None, :, -1], **state, **memory)
+        next_log_probs = np.where(
+            is_done[:, None], only_first, answer.pop("log_probs")[0, :, :beam_size]
+        )
+        next_ids = np.where(
+            is_done[:, None], END, answer.pop("token_ids")[0, :, :beam_size]
+        )
+        peaks = answer.pop("attention")[0].argmax(axis=1)
+        lengths = lengths + ~is_done
+        totals = log_probs[:, None] + next_log_probs
+        scores = totals / ((5 + lengths[:, None]) / 6)
+        best = np.argsort(-scores, axis=None, kind="stable")[:beam_size]
+        parents = best // beam_size
+        last = next_ids.reshape(-1)[best].astype("int32")
+        log_probs, lengths = totals.reshape(-1)[best], lengths[parents]
+        token_ids = np.column_stack([token_ids[parents], last])
+        frames = np.column_stack([frames[parents], peaks[parents]])
+        state = {name: value[:, parents] for name, value in answer.items()}
+        is_done = is_done[parents] | (last == END) | (lengths >= max_steps)
+    length = np.count_nonzero(token_ids[0, 1:] != END)
+    return token_ids[0, 1 : length + 1], frames[0, :length], scores.reshape(-1)[best[0]]
+
+
 def log_add(one, other):
     """Returns the logarithm of the sum of two probabilities, given theirs."""
     largest = max(one, other)
@@ -295,7 +398,14 @@ def word_times(token_ids, frames, tokens, frame_seconds):
 def main():
     """Prints a line for each recording: its name, a tab and what is said."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recordings", nargs="+", type=Path, help="WAV files")
+    parser.add_argument("recordings", nargs="*", type=Path, help="WAV files")
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="write while listening to standard input: raw samples of 16 bits, mono, "
+        "at the sampling rate of the model, which must have been trained with "
+        "--streaming",
+    )
     parser.add_argument(
         "--model",
         type=Path,
@@ -309,6 +419,11 @@ def main():
     for path in [arguments.model, *arguments.recordings]:
         if not path.is_file():
             stop(f"there is no file {path}")
+    if arguments.stream:
+        stream(arguments.model, sys.stdin.buffer)
+        return
+    if not arguments.recordings:
+        stop("there is nothing to transcribe; name WAV files, or pass --stream")
     predict = load_model(arguments.model)
     for path in arguments.recordings:
         try:
@@ -318,6 +433,38 @@ def main():
         print(f"{path}\t{answer['transcripts'][0].decode()}")
         if arguments.times:
             print(answer["word_times"][0].decode())
+
+
+def stream(path, source):
+    """Prints what is said while it is said.
+
+    Args:
+        path: The `.tflite` file.
+        source: A binary file of samples, little-endian int16.
+    """
+    tokens = json.loads((path.parent / "tokens.json").read_text("utf-8"))["tokens"]
+    settings = json.loads((path.parent / "search.json").read_text("utf-8"))
+    if "chunk_samples" not in settings:
+        stop("this model needs whole recordings; train one with --streaming")
+    listener = Listener(Interpreter(str(path), num_threads=1))
+    step = settings["chunk_samples"]
+    num_samples = -(-round(STREAM_SECONDS * settings["sampling_rate"]) // step) * step
+    last, is_first = BLANK, True
+    while piece := source.read(2 * num_samples):
+        samples = np.frombuffer(piece[: len(piece) // 2 * 2], "<i2") / 2**15
+        samples = np.pad(samples.astype("float32"), (0, num_samples - len(samples)))
+        log_probs = listener.hear(samples)
+        best = [last, *log_probs.argmax(axis=1)]
+        new = [
+            now
+            for before, now in itertools.pairwise(best)
+            if now not in (BLANK, before)
+        ]
+        text = "".join(tokens[token_id] for token_id in new)
+        print(text.lstrip() if is_first else text, end="", flush=True)
+        is_first &= not text.strip()
+        last = best[-1]
+    print()
 
 
 def stop(reason):

@@ -7,11 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import datasets, runs
+from apps.common.decoder import device_signatures
 from apps.common.release import Bundle, Card, Exam, Served, release
 from apps.speech_recognition import edge, metrics, words
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import load_examples
 from apps.speech_recognition.evaluate import score, to_wav
+from apps.speech_recognition.search import attention_beam_size
 from apps.speech_recognition.signatures import (
     LIMITS,
     MAX_SECONDS,
@@ -71,22 +73,21 @@ def served(transcriber):
 def bundle(transcriber):
     """Returns what a device gets."""
     network, config = transcriber.network, transcriber.config
-
-    # One recording at a time, without padding, so that the LSTMs are fused operations.
-    def listen(samples):
-        logits = network.classify(network.encode(samples))
-        return {"log_probs": tf.nn.log_softmax(logits)}
-
     settings = {
         "sampling_rate": config.sampling_rate,
         "max_seconds": MAX_SECONDS,
         "frame_seconds": network.subsampling / 100,
-        "beam": {
-            "beam_size": config.beam_size,
+        "beam": {"beam_size": config.beam_size},
+    }
+    if network.decoder:
+        settings["beam"] = {"beam_size": attention_beam_size(network, config)}
+    else:
+        settings["beam"] |= {
             "language_weight": config.language_weight,
             "word_bonus": config.word_bonus,
-        },
-    }
+        }
+    if config.streaming:
+        settings["chunk_samples"] = network.chunk_samples
 
     def write_files(folder):
         save_tokenizer(transcriber.tokenizer, folder)
@@ -94,14 +95,60 @@ def bundle(transcriber):
         if transcriber.word_list:
             np.savez_compressed(folder / words.FILE, **transcriber.word_list._asdict())
 
-    samples = tf.TensorSpec([1, None], name="samples")
     return Bundle(
         edge.__file__,
         "",
         network.variables,
-        {"serving_default": tf.function(listen, input_signature=[samples])},
+        device_functions(network, settings["beam"]["beam_size"]),
         write_files=write_files,
     )
+
+
+def device_functions(network, beam_size):
+    """Returns the functions that a device calls, for one recording at a time.
+
+    Without padding, so that the LSTMs are fused operations.
+
+    Args:
+        network: A `Recognizer`.
+        beam_size: Number of candidates of each step of the attention decoder.
+
+    Returns:
+        With CTC a function from `samples`, `(1, samples)`, to `log_probs`,
+        `(1, frames, tokens)`. A streaming one has the context of `Recognizer.listen` as
+        further inputs and outputs. With attention those of `device_signatures`.
+    """
+    samples = tf.TensorSpec([1, None], name="samples")
+    if network.decoder:
+        return device_signatures(
+            lambda samples: network.remember(network.encode(samples)),
+            samples,
+            network.decoder,
+            0.0,
+            beam_size,
+        )
+
+    def answer(encoded, **context):
+        log_probs = tf.nn.log_softmax(network.classify(encoded))
+        return {"log_probs": log_probs, **context}
+
+    if not network.arguments["streaming"]:
+        function = tf.function(
+            lambda samples: answer(network.encode(samples)), input_signature=[samples]
+        )
+        return {"serving_default": function}
+
+    names = ("past_samples", "past_frames_1", "past_frames_2")
+
+    def listen(samples, *context):
+        encoded, context = network.listen(samples, *context)
+        return answer(encoded, **dict(zip(names, context, strict=True)))
+
+    specs = [
+        tf.TensorSpec(value.shape, name=name)
+        for name, value in zip(names, network.first_context(), strict=True)
+    ]
+    return {"serving_default": tf.function(listen, input_signature=[samples, *specs])}
 
 
 def exam(test_examples, rate):
@@ -135,12 +182,15 @@ def exam(test_examples, rate):
 def card(config, transcriber, splits):
     """Returns the texts of the model card."""
     direction = "" if config.streaming else "bidirectional "
+    decoder = "trained by CTC"
+    if config.decoder == "attention":
+        decoder = f"an LSTM decoder of {config.decoder_units} units with attention"
     return Card(
         name=f"Speech recognition: {Path(config.data).parent.name or config.data}",
         description=(
             f"{config.num_layers} {direction}LSTMs of {config.units} units on a "
             f"log-mel spectrogram of {config.num_mels} bands at "
-            f"{config.sampling_rate} hertz, trained by CTC; "
+            f"{config.sampling_rate} hertz; {decoder}; "
             f"{len(transcriber.tokenizer) - 1} {config.token} tokens, "
             f"{config.beam_size} beams."
         ),

@@ -11,7 +11,7 @@ from apps.common.decoder import (
     make_embedding,
 )
 
-KERNEL = 9, 5  # Frames and bands that a convolution sees.
+FRAMES, BANDS = 9, 5  # What a convolution sees of the spectrogram.
 MOMENTUM = 0.95  # Of the moving averages: small data sets have few training steps.
 
 
@@ -107,20 +107,27 @@ class Recognizer(keras.Model):
             num_time_masks, num_frequency_masks=num_frequency_masks
         )
         self.convolutions = []
-        frames, bands = KERNEL
         for i in range(2):
             stride = 2 if subsampling >= 2 ** (i + 1) else 1
-            self.convolutions += [
-                # No frame sees later ones, and the padding of a batch changes nothing.
-                keras.layers.ZeroPadding2D(((frames - 1, 0), (bands // 2, bands // 2))),
-                keras.layers.Conv2D(filters, KERNEL, (stride, 2), use_bias=False),
-                keras.layers.BatchNormalization(momentum=MOMENTUM),
-                keras.layers.ReLU(),
-            ]
+            self.convolutions.append(
+                keras.Sequential(
+                    [
+                        keras.layers.ZeroPadding2D((0, BANDS // 2)),
+                        keras.layers.Conv2D(
+                            filters, (FRAMES, BANDS), (stride, 2), use_bias=False
+                        ),
+                        keras.layers.BatchNormalization(momentum=MOMENTUM),
+                        keras.layers.ReLU(),
+                    ]
+                )
+            )
         self.dropouts = [keras.layers.Dropout(dropout) for _ in range(num_layers + 1)]
         self.recurrences = []
         for _ in range(num_layers):
-            recurrence = layers.LSTM(units, return_sequences=True)
+            # On the device, an LSTM that streams keeps its state between calls.
+            recurrence = layers.LSTM(
+                units, return_sequences=True, lite_reset=not streaming
+            )
             if not streaming:
                 recurrence = keras.layers.Bidirectional(recurrence)
             self.recurrences.append(recurrence)
@@ -174,12 +181,77 @@ class Recognizer(keras.Model):
             # The statistics of a training batch are those of audio, not of padding.
             x *= keras.ops.cast(mask, x.dtype)[..., None]
         x = self.spec_augment(x, training=training)
-        x = keras.ops.expand_dims(x, -1)
-        for layer in self.convolutions:
-            x = layer(x, training=training) if _is_normalization(layer) else layer(x)
-        _, frames, bands, filters = keras.ops.shape(x)
-        x = keras.ops.reshape(x, (-1, frames, bands * filters))
-        mask = self.mask(frames, num_samples)
+        x, _ = self._convolve(x, self._silence(keras.ops.shape(x)[0]), training)
+        mask = self.mask(keras.ops.shape(x)[1], num_samples)
+        return self._recur(x, mask, training)
+
+    def listen(self, samples, past_samples, *past_frames):
+        """Encodes the next piece of a recording; only if the model is streaming.
+
+        The state of the LSTMs is that of the layers, which only TensorFlow Lite keeps
+        between calls.
+
+        Args:
+            samples: The piece, `(batch, samples)`: a multiple of `chunk_samples`.
+            past_samples: The samples before, as `first_context` has them at the start.
+            *past_frames: What each convolution has seen last, likewise.
+
+        Returns:
+            The encoded frames, `(batch, frames, size)`, and the context of the next
+            piece: a list of `past_samples` and `past_frames`.
+        """
+        samples = keras.ops.concatenate([past_samples, samples], axis=1)
+        x = self.spectrogram(samples)[:, self._past_hops() :]
+        x, past_frames = self._convolve(self.normalization(x), past_frames)
+        past_samples = samples[:, -past_samples.shape[1] :]
+        return self._recur(x), [past_samples, *past_frames]
+
+    def first_context(self):
+        """Returns the context before a recording, for `listen`: silence."""
+        past_samples = keras.ops.zeros((1, self._past_hops() * self.spectrogram.hop))
+        return [past_samples, *self._silence(1)]
+
+    @property
+    def chunk_samples(self):
+        """The samples of each encoded frame."""
+        return self.subsampling * self.spectrogram.hop
+
+    def _past_hops(self):
+        """Returns the number of hops that the first window of a piece begins before."""
+        return -(-self.spectrogram.window // self.spectrogram.hop) - 1
+
+    def _silence(self, batch):
+        """Returns what the convolutions have seen before a recording: zeros."""
+        bands = self.spectrogram.num_mels
+        shapes = (
+            (batch, FRAMES - 1, bands, 1),
+            (batch, FRAMES - 1, -(-bands // 2), self.arguments["filters"]),
+        )
+        return [keras.ops.zeros(shape, self.compute_dtype) for shape in shapes]
+
+    def _convolve(self, x, past_frames, training=False):
+        """Applies the convolutions, which see no later frames.
+
+        Args:
+            x: Normalized spectrograms, `(batch, frames, bands)`.
+            past_frames: The last input frames of each convolution before.
+            training: Whether batch normalization uses the batch.
+
+        Returns:
+            Features, `(batch, frames, size)`, and the last input frames of each
+            convolution.
+        """
+        x, last = keras.ops.expand_dims(x, -1), []
+        for convolution, past in zip(self.convolutions, past_frames, strict=True):
+            x = keras.ops.concatenate([past, x], axis=1)
+            last.append(x[:, 1 - FRAMES :])
+            x = convolution(x, training=training)
+        batch, _, bands, filters = keras.ops.shape(x)
+        # TensorFlow Lite fuses LSTMs whose batch is known.
+        return keras.ops.reshape(x, (batch, -1, bands * filters)), last
+
+    def _recur(self, x, mask=None, training=False):
+        """Applies the LSTMs to features, `(batch, frames, size)`."""
         for dropout, recurrence in zip(self.dropouts, self.recurrences, strict=False):
             x = recurrence(dropout(x, training=training), mask=mask, training=training)
         return x
@@ -252,7 +324,3 @@ def ctc_loss(token_ids, num_tokens, logits, num_frames):
     )
     total = tf.maximum(tf.reduce_sum(num_tokens), 1)
     return tf.reduce_sum(losses) / tf.cast(total, losses.dtype)
-
-
-def _is_normalization(layer):
-    return isinstance(layer, keras.layers.BatchNormalization)
