@@ -261,14 +261,13 @@ def make_request(spec, number, seed):
 def kinds_of_values(spec):
     """Returns functions of an input and random numbers that make bad inputs."""
     if spec.dtype.is_floating:
-        return PIXELS
+        return SAMPLES if spec.name == "samples" else PIXELS
     if spec.dtype.is_integer:
         return TOKEN_IDS
-    good, bad, large = (
-        (good_image, IMAGES, LARGE_IMAGES)
-        if spec.name == "image_bytes"
-        else (good_text, TEXTS, LARGE_TEXTS)
-    )
+    good, bad, large = {
+        "image_bytes": (good_image, IMAGES, LARGE_IMAGES),
+        "audio_bytes": (good_audio, AUDIO, LARGE_AUDIO),
+    }.get(spec.name, (good_text, TEXTS, LARGE_TEXTS))
 
     def one(make):
         return lambda spec, random: strings([make(random)])
@@ -284,13 +283,17 @@ def kinds_of_values(spec):
 
 def good_inputs(spec, random, num_inputs=1):
     """Returns an array of good inputs."""
+    if spec.name == "samples":
+        shape = num_inputs, random.integers(1, 5000)
+        return random.uniform(-1, 1, shape).astype("float32")
     if spec.dtype.is_floating:
         return random.uniform(0, 255, (num_inputs, *spec.shape[1:])).astype("float32")
     if spec.dtype.is_integer:
         token_ids = random.integers(4, 50, (num_inputs, random.integers(2, 12)))
         token_ids[:, -1] = END
         return token_ids.astype("int32")
-    make = good_image if spec.name == "image_bytes" else good_text
+    makers = {"image_bytes": good_image, "audio_bytes": good_audio}
+    make = makers.get(spec.name, good_text)
     return strings([make(random) for _ in range(num_inputs)])
 
 
@@ -383,17 +386,30 @@ def with_value(value, num_values=1):
     return make
 
 
-PIXELS = {
-    f"{name} in {place}": with_value(value, num_values)
-    for name, value in {
+def numbers(low, high, place):
+    """Returns the kinds of numbers that are none, or not from `low` to `high`."""
+    values = {
         "NaN": np.nan,
         "infinity": np.inf,
         "-infinity": -np.inf,
         "a huge number": 3e38,
-        "a number below 0": -0.01,
-        "a number above 255": 255.01,
-    }.items()
-    for place, num_values in {"a pixel": 1, "many pixels": 1000}.items()
+        f"a number below {low}": low - 0.01,
+        f"a number above {high}": high + 0.01,
+    }
+    places = {f"a {place}": 1, f"many {place}s": 1000}
+    return {
+        f"{name} in {where}": with_value(value, num_values)
+        for name, value in values.items()
+        for where, num_values in places.items()
+    }
+
+
+PIXELS = numbers(0, 255, "pixel")
+SAMPLES = {
+    **numbers(-1, 1, "sample"),
+    "an hour of silence": lambda spec, random: np.zeros((1, 3600 * 8000), "float32"),
+    "a minute": lambda spec, random: random.uniform(-1, 1, (1, 480_000)).astype("f4"),
+    "one sample": lambda spec, random: np.ones((3, 1), "float32"),
 }
 
 
@@ -635,6 +651,88 @@ def large_file(mode, format):
     """Returns an image file of 24 million pixels, of few bytes."""
     return encode(Image.new(mode, (4900, 4900)), format, compress_level=1)
 
+
+# WAV files.
+
+
+def wav(samples, rate=8000, bits=16, code=1, channels=1, size=None):
+    """Returns a WAV file of samples, bytes; its header may lie."""
+    step = channels * bits // 8
+    header = struct.pack(
+        "<HHIIHH",
+        *(code, channels, rate, rate * step & 0xFFFFFFFF, step & 0xFFFF, bits),
+    )
+    size = len(samples) if size is None else size
+    chunks = (
+        b"fmt " + struct.pack("<I", 16) + header + b"data" + struct.pack("<I", size)
+    )
+    return b"RIFF" + struct.pack("<I", 36 + len(samples)) + b"WAVE" + chunks + samples
+
+
+def good_audio(random):
+    """Returns a WAV file of noise."""
+    rate = int(random.choice([8000, 11025, 16000, 22050, 44100, 48000]))
+    bits, channels = int(random.choice([8, 16, 24, 32])), int(random.integers(1, 3))
+    content = random.bytes(int(random.integers(1, 5000)) * channels * bits // 8)
+    return wav(content, rate, bits, 1, channels)
+
+
+def lying_wav(random):
+    """Returns a WAV file whose header says something else than its samples."""
+    number = int(random.choice([0, 1, 7, 2**15, 2**16 - 1]))
+    return wav(
+        random.bytes(1000),
+        rate=int(random.choice([0, 1, 8000, 44100, 2**31, 2**32 - 1])),
+        bits=int(random.choice([0, 1, 8, 12, 16, 64, number])),
+        code=int(random.choice([0, 1, 3, 0xFFFE, number])),
+        channels=int(random.choice([0, 1, 2, 33, number])),
+        size=int(random.choice([0, 1, 1000, 2**31, 2**32 - 1])),
+    )
+
+
+def flipped_wav(random):
+    """Returns a WAV file with some changed bits in its header."""
+    file = bytearray(good_audio(random))
+    for place in random.integers(0, 44, random.integers(1, 9)):
+        file[place] ^= 1 << random.integers(8)
+    return bytes(file)
+
+
+def cut_wav(random):
+    """Returns the beginning of a WAV file."""
+    file = good_audio(random)
+    return file[: random.integers(len(file))]
+
+
+def wav_of_chunks(random):
+    """Returns a WAV file of very many empty chunks."""
+    return b"RIFF" + bytes(4) + b"WAVE" + 100_000 * (b"LIST" + bytes(4))
+
+
+def wav_of_floats(random):
+    """Returns a WAV file of floats that are no numbers, or huge."""
+    values = random.choice([np.nan, np.inf, -np.inf, 3e38, 0.5], 1000)
+    return wav(values.astype("<f4").tobytes(), bits=32, code=3)
+
+
+AUDIO = {
+    "random bytes": random_bytes,
+    "truncated WAV": cut_wav,
+    "flipped WAV": flipped_wav,
+    "lying WAV": lying_wav,
+    "WAV of chunks": wav_of_chunks,
+    "WAV of floats": wav_of_floats,
+    "one sample": lambda random: wav(random.bytes(2)),
+    "silence": lambda random: wav(bytes(8000)),
+    "empty file": lambda random: b"",
+}
+LARGE_AUDIO = {
+    "ten minutes": lambda random: wav(random.bytes(2 * 8000 * 600)),
+    "a minute of two channels at 192 kHz": lambda random: wav(
+        random.bytes(2 * 2 * 192_000 * 59), rate=192_000, channels=2
+    ),
+    "a minute": lambda random: wav(random.bytes(2 * 8000 * 59)),
+}
 
 # Texts.
 

@@ -299,7 +299,7 @@ def draw_recordings(
         )
         above.set(xticks=[], yticks=[])
         padded = np.pad(samples, (0, max(0, 256 - len(samples)))) + 1e-9
-        below.specgram(padded, 256, rate, noverlap=192, cmap="magma", vmin=-140)
+        below.specgram(padded, NFFT=256, Fs=rate, noverlap=192, cmap="magma", vmin=-140)
         below.set(ylabel="hertz", xlabel="seconds" if i + 1 == len(recordings) else "")
         for axis in (above, below):
             axis.set_xlim(0, seconds)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from apps.common import cli
+from apps.common.ranges import Range
 from apps.speech_recognition.config import CONFIGS, Config
 
 Variant = Literal["float32", "dynamic_range"]
@@ -36,6 +37,7 @@ def predict(
     inputs: Positional[tuple[Path, ...]] = (),
     *,
     model: cli.Model,
+    microphone: Annotated[float | None, Range(0.1, 60)] = None,
     json: Path | None = None,
     srt: Path | None = None,
     figure: cli.Figure = Path("runs/speech_recognition/predictions.png"),
@@ -45,12 +47,13 @@ def predict(
     Args:
         inputs: WAV, FLAC, OGG and MP3 files of any length, and folders of them.
             Defaults to a few test recordings of the data that the model was trained on.
+        microphone: Record so many seconds with the microphone instead.
         json: File for the transcripts and the times of all words.
         srt: File for the subtitles of a single recording.
     """
     from apps.speech_recognition.predict import predict
 
-    predict(inputs, model, json, srt, figure)
+    predict(inputs, model, microphone, json, srt, figure)
 
 
 def export(

@@ -48,6 +48,9 @@ class Config:
     """Column of the split of each row, if a single table has all of them."""
     test_speaker: str | None = None
     """Train without this speaker, and test on nobody else."""
+    leave_one_speaker_out: bool = False
+    """Before the training with all speakers, train without each in turn, and report
+    how the one left out is recognized: what a new speaker may expect."""
     validation_fraction: PartialFraction = 0.1
     """Fraction of the training recordings held out for validation, if the data has no
     validation split."""

@@ -1,5 +1,6 @@
 """Recordings and their texts: from tables and folders to batches."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,8 +51,16 @@ class Examples:
 
 @dataclass(frozen=True)
 class Row:
-    """A recording that was not read yet."""
+    """A recording that was not read yet.
 
+    Attributes:
+        root: The folder of the data set.
+        path: The audio file.
+        text: What is said.
+        speaker: Who says it.
+    """
+
+    root: Path
     path: Path
     text: str
     speaker: str = ""
@@ -103,7 +112,7 @@ def _other_data(config):
 
     The columns are those of the preset for the data, if there is one.
     """
-    config = replace(config, test_speaker=None)
+    config = replace(config, test_speaker=None, leave_one_speaker_out=False)
     for preset in (make() for make in CONFIGS.values()):
         if datasets.is_same(preset.data, config.data):
             names = ("audio_column", "text_column", "speaker_column", "split_column")
@@ -164,7 +173,7 @@ def read_rows(config):
     if transcripts := sorted(root.rglob("*.trans.txt")):
         return _transcripts(root, transcripts)
     if files := split_files(root):
-        print_unused(root, files.values())
+        print_unused(root, [*files.values(), *filter(Path.is_dir, root.iterdir())])
         tables = {split: _table(path, config) for split, path in files.items()}
         return {split: table["train"] for split, table in tables.items()}
     return _word_folders(root)
@@ -185,6 +194,7 @@ def _table(path, config):
         split = value.get("split_column", "train").lower()
         rows.setdefault(SPLITS.get(split, split), []).append(
             Row(
+                path.parent,
                 path.parent / value["audio_column"],
                 value["text_column"],
                 value.get("speaker_column", ""),
@@ -216,7 +226,7 @@ def _transcripts(root, files):
             name, _, text = line.strip().partition(" ")
             recording = recordings.get(name, path.parent / f"{name}.flac")
             speaker = name.partition("-")[0]
-            rows.setdefault(split, []).append(Row(recording, text, speaker))
+            rows.setdefault(split, []).append(Row(root, recording, text, speaker))
     return rows
 
 
@@ -238,7 +248,7 @@ def _word_folders(root):
         if path.suffix.lower() not in AUDIO_ENDINGS or not folders:
             others.append((name_below(root, path), "is no recording of a word"))
             continue
-        rows.setdefault(split or "train", []).append(Row(path, folders[-1]))
+        rows.setdefault(split or "train", []).append(Row(root, path, folders[-1]))
     datasets.print_skipped(others)
     if not rows:
         raise BadInput(
@@ -246,6 +256,23 @@ def _word_folders(root):
             "for each word, or pass --data a table"
         )
     return rows
+
+
+def read_speakers(config):
+    """Returns the names of all speakers.
+
+    Raises:
+        BadInput: The data names fewer than two.
+    """
+    is_built_in = config.data == "morse" or config.data.startswith("tfds:")
+    rows = {} if is_built_in else read_rows(config)
+    speakers = sorted({row.speaker for each in rows.values() for row in each} - {""})
+    if len(speakers) < 2:
+        raise BadInput(
+            f"--leave-one-speaker-out needs two speakers at least, and {config.data} "
+            f"names {len(speakers)}; name their column with --speaker-column"
+        )
+    return speakers
 
 
 def _hold_out_speaker(rows, config):
@@ -305,7 +332,7 @@ def _read(rows, config, split):
     datasets.print_skipped(skipped, "recording")
     kept = [i for i, each in enumerate(found) if not isinstance(each, str)]
     return Examples(
-        [str(rows[i].path) for i in kept],
+        [os.path.relpath(rows[i].path, rows[i].root) for i in kept],
         [found[i][0] for i in kept],
         [found[i][1] for i in kept],
         [rows[i].speaker for i in kept],

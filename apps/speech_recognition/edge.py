@@ -102,12 +102,12 @@ class Listener:
 
     def __init__(self, interpreter):
         self.interpreter = interpreter
-        self.interpreter.allocate_tensors()
         self.runner = interpreter.get_signature_runner()
-        self.start()
+        self.context = {}
 
     def start(self):
         """Begins another recording; returns the listener."""
+        self.interpreter.allocate_tensors()
         self.interpreter.reset_all_variables()
         # What a streaming model has heard last: silence.
         self.context = {
@@ -416,14 +416,16 @@ def main():
         "--times", action="store_true", help="print when words are said"
     )
     arguments = parser.parse_args()
-    for path in [arguments.model, *arguments.recordings]:
+    if not arguments.model.is_file():
+        stop(f"there is no model {arguments.model}")
+    for path in arguments.recordings:
         if not path.is_file():
             stop(f"there is no file {path}")
     if arguments.stream:
         stream(arguments.model, sys.stdin.buffer)
         return
     if not arguments.recordings:
-        stop("there is nothing to transcribe; name WAV files, or pass --stream")
+        stop("recordings are required; name WAV files, or pass --stream")
     predict = load_model(arguments.model)
     for path in arguments.recordings:
         try:
@@ -446,7 +448,7 @@ def stream(path, source):
     settings = json.loads((path.parent / "search.json").read_text("utf-8"))
     if "chunk_samples" not in settings:
         stop("this model needs whole recordings; train one with --streaming")
-    listener = Listener(Interpreter(str(path), num_threads=1))
+    listener = Listener(Interpreter(str(path), num_threads=1)).start()
     step = settings["chunk_samples"]
     num_samples = -(-round(STREAM_SECONDS * settings["sampling_rate"]) // step) * step
     last, is_first = BLANK, True

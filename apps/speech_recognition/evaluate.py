@@ -16,7 +16,7 @@ from apps.common.predictors import data_settings
 from apps.speech_recognition import metrics
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import load_split
-from apps.speech_recognition.signatures import load_model
+from apps.speech_recognition.signatures import load_model, word_times
 
 BATCH_SIZE = 8  # Recordings per call of a predictor.
 # Levels of a recording above the noise that is added to it, in decibels.
@@ -24,12 +24,20 @@ NOISE_LEVELS = (20, 10, 0)
 # The signature of each search.
 SEARCHES = {"greedy": "greedy", "beam": "serving_default"}
 MAX_MATRIX_WORDS = 40
+NUM_WORST = 4  # Recordings in the figure.
 
 
 class Scores(NamedTuple):
-    """The transcripts of a model, and the time they took in seconds."""
+    """The answers of a model.
+
+    Attributes:
+        transcripts: What it recognized.
+        word_times: The start, the end and the text of each word of each transcript.
+        seconds: The time that it took.
+    """
 
     transcripts: list[str]
+    word_times: list[list[tuple[float, float, str]]]
     seconds: float
 
 
@@ -72,7 +80,7 @@ def evaluate(
     folder = figures_folder or runs.evaluation_folder(
         model, "speech_recognition", other_data
     )
-    draw(scores["beam"].transcripts, examples, folder)
+    draw(scores["beam"], examples, rate, folder)
     print(f"figures: {folder}")
     return report
 
@@ -81,7 +89,7 @@ def score(predictor, examples, rate):
     """Transcribes all recordings with a model, and measures the time."""
     files = [to_wav(each, rate) for each in examples.waveforms]
     predictor(files[:1])  # The first call is slow.
-    transcripts, seconds = [], 0.0
+    transcripts, times, seconds = [], [], 0.0
     with tqdm(total=len(files), unit="recording", disable=None) as progress:
         for start in range(0, len(files), BATCH_SIZE):
             batch = files[start : start + BATCH_SIZE]
@@ -89,8 +97,9 @@ def score(predictor, examples, rate):
             answers = predictor(batch)
             seconds += time.perf_counter() - began
             transcripts += [each.decode() for each in answers["transcripts"]]
+            times += map(word_times, answers["word_times"])
             progress.update(len(batch))
-    return Scores(transcripts, seconds)
+    return Scores(transcripts, times, seconds)
 
 
 def to_wav(waveform, rate):
@@ -167,8 +176,31 @@ def print_report(report: Mapping[str, Any]) -> None:
     )
 
 
-def draw(transcripts, examples, folder):
-    """Draws the confusion matrix of single words, and error rates by length."""
+def draw(scores, examples, rate, folder):
+    """Draws the worst recordings, and the confusion matrix of single words.
+
+    Args:
+        scores: The `Scores` of the beam search.
+        examples: The `Examples`.
+        rate: Their sampling rate.
+        folder: The folder of the PNG files.
+    """
+    transcripts = scores.transcripts
+    errors = [
+        metrics.count_errors(text, transcript)
+        for text, transcript in zip(examples.texts, transcripts, strict=True)
+    ]
+    worst = np.argsort(-np.array(errors), kind="stable")[:NUM_WORST]
+    panels = [
+        (
+            f"{examples.names[i]}: \u201c{transcripts[i]}\u201d instead of "
+            f"\u201c{examples.texts[i]}\u201d",
+            examples.waveforms[i],
+            scores.word_times[i],
+        )
+        for i in worst
+    ]
+    figures.draw_recordings(panels, rate, folder / "worst.png")
     words = sorted(set(examples.texts))
     if len(words) <= MAX_MATRIX_WORDS and not any(" " in word for word in words):
         names = [*words, "other"]

@@ -210,7 +210,7 @@ def card(config, transcriber, splits):
         ),
         limits=LIMITS,
         config=config,
-        files_setting="data",
+        files_setting="word_list",
         num_examples=datasets.sizes(splits),
         facts={
             "Differences": (

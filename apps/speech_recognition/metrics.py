@@ -33,13 +33,19 @@ def error_rates(texts, transcripts):
     }
 
 
+def count_errors(text, transcript):
+    """Returns the number of wrong, missing and additional words of a transcript."""
+    found = jiwer.process_words(text, transcript)
+    return found.substitutions + found.insertions + found.deletions
+
+
 class ValidationErrors(keras.callbacks.Callback):
     """Adds the error rates of greedy search to the metrics of every epoch.
 
     They are called `val_wer` and `val_cer`.
 
     Args:
-        batches: The validation batches, in the order of `texts`.
+        batches: The validation batches.
         tokenizer: The `Tokenizer`.
     """
 
@@ -47,20 +53,37 @@ class ValidationErrors(keras.callbacks.Callback):
         super().__init__()
         self.batches = batches
         self.tokenizer = tokenizer
-        self._search = tf.function(self._search)
 
-    def _search(self, samples, num_samples):
-        encoded = self.model([samples, num_samples], training=False)
-        return search.greedy_search(self.model, encoded, num_samples)
+    def set_model(self, model):
+        """Prepares the search with the model."""
+        super().set_model(model)
+        self.score = make_scorer(model, self.batches, self.tokenizer)
 
     def on_epoch_end(self, epoch, logs=None):
         """Transcribes all recordings and counts the errors."""
-        texts, transcripts = [], []
-        for inputs, token_ids in self.batches:
-            found = self._search(*inputs)
-            texts += [self.tokenizer.decode(row) for row in token_ids.numpy()]
-            transcripts += [
-                self.tokenizer.decode(row) for row in found.token_ids.numpy()
-            ]
-        scores = error_rates(texts, transcripts)
+        scores = self.score()
         logs["val_wer"], logs["val_cer"] = scores["wer"], scores["cer"]
+
+
+def make_scorer(network, batches, tokenizer):
+    """Returns a function to the error rates of greedy search, as they are when called.
+
+    Args:
+        network: A `Recognizer`.
+        batches: Batches of `data.make_batches`.
+        tokenizer: The `Tokenizer`.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def transcribe(samples, num_samples):
+        encoded = network([samples, num_samples], training=False)
+        return search.greedy_search(network, encoded, num_samples).token_ids
+
+    def score():
+        texts, transcripts = [], []
+        for inputs, token_ids in batches:
+            texts += map(tokenizer.decode, token_ids.numpy())
+            transcripts += map(tokenizer.decode, transcribe(*inputs).numpy())
+        return error_rates(texts, transcripts)
+
+    return score

@@ -20,6 +20,7 @@ DRAWN_SECONDS = 10.0  # and how much of each.
 def predict(
     inputs: Sequence[Path],
     model: str,
+    microphone: float | None,
     json_file: Path | None,
     srt: Path | None,
     figure: Path,
@@ -38,7 +39,9 @@ def predict(
     predictor = load_model(model)
     config, _, held_out = data_settings(Config, model)
     rate = config.sampling_rate
-    if inputs:
+    if microphone:
+        recordings = [("microphone", iter([(0.0, record(microphone, rate))]))]
+    elif inputs:
         recordings = [
             (str(path), audio.read_pieces(path, rate, PIECE_SECONDS))
             for path in find_recordings(inputs)
@@ -81,6 +84,30 @@ def predict(
     figures.draw_recordings(panels, rate, figure)
     print(f"figure: {figure}")
     return answers
+
+
+def record(seconds, rate):
+    """Records with the microphone; returns the samples, float32 `(samples,)`.
+
+    Raises:
+        BadInput: There is no microphone, or the package for it is missing.
+    """
+    remedy = "record a file with another program, and pass it"
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:
+        raise BadInput(
+            "--microphone needs the package sounddevice and the library PortAudio; "
+            f"pip install 'keras-apps[microphone]', or {remedy}"
+        ) from error
+    print(f"recording {seconds:g} seconds")
+    try:
+        samples = sounddevice.rec(
+            round(seconds * rate), rate, channels=1, dtype="float32", blocking=True
+        )
+    except sounddevice.PortAudioError as error:
+        raise BadInput(f"the microphone cannot be read: {error}; {remedy}") from error
+    return samples[:, 0]
 
 
 def find_recordings(inputs):

@@ -11,12 +11,12 @@ from apps.common import audio, limits, runs
 from apps.common.predictors import Predictor, load_predictor
 from apps.speech_recognition import ctc, search, words
 from apps.speech_recognition.config import Config
-from apps.speech_recognition.tokenizer import load_tokenizer
+from apps.speech_recognition.model import Recognizer
+from apps.speech_recognition.tokenizer import Tokenizer, load_tokenizer
 
-MAX_INPUTS = 16  # Recordings in a request.
 MAX_SECONDS = 60.0  # Of a recording.
 # What a request may contain, for the card.
-LIMITS = {"max_inputs": MAX_INPUTS, "max_seconds": MAX_SECONDS}
+LIMITS = {"max_inputs": limits.MAX_INPUTS, "max_seconds": MAX_SECONDS}
 
 
 class Transcriber:
@@ -34,7 +34,13 @@ class Transcriber:
         variables: The variables that they use.
     """
 
-    def __init__(self, network, tokenizer, config, word_list=None):
+    def __init__(
+        self,
+        network: Recognizer,
+        tokenizer: Tokenizer,
+        config: Config,
+        word_list: ctc.WordList | None = None,
+    ):
         self.network = network
         self.tokenizer = tokenizer
         self.config = config
@@ -75,7 +81,7 @@ class Transcriber:
         """
         most = round(MAX_SECONDS * self.config.sampling_rate)
         samples = limits.check_shape(
-            samples, "samples", [None, None], [MAX_INPUTS, most]
+            samples, "samples", [None, None], [limits.MAX_INPUTS, most]
         )
         # Written so that NaN fails too.
         is_good = tf.reduce_all((samples >= -1) & (samples <= 1), axis=1)
@@ -92,7 +98,7 @@ class Transcriber:
     def _transcribe(self, audio_bytes, search):
         """Decodes and transcribes one recording after the other, to bound memory."""
         audio_bytes = limits.check_shape(
-            audio_bytes, "audio_bytes", [None], [MAX_INPUTS]
+            audio_bytes, "audio_bytes", [None], [limits.MAX_INPUTS]
         )
 
         def transcribe(wav):

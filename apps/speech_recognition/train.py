@@ -3,8 +3,10 @@
 python -m apps.speech_recognition train morse
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import keras
 import numpy as np
@@ -12,8 +14,14 @@ import numpy as np
 from apps.common import baselines, datasets, figures, runs, schedules
 from apps.speech_recognition import baseline
 from apps.speech_recognition.config import Config
-from apps.speech_recognition.data import Examples, load_examples, make_batches
-from apps.speech_recognition.metrics import ValidationErrors
+from apps.speech_recognition.data import (
+    Examples,
+    load_examples,
+    load_split,
+    make_batches,
+    read_speakers,
+)
+from apps.speech_recognition.metrics import ValidationErrors, make_scorer
 from apps.speech_recognition.model import Recognizer
 from apps.speech_recognition.tokenizer import (
     FILE,
@@ -39,6 +47,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     """
     if summary := runs.finished(config, run):
         return summary
+    if config.leave_one_speaker_out:
+        train_without_each_speaker(config, run)
     keras.utils.set_random_seed(config.seed)
 
     splits = load_examples(config, runs.read_held_out(run))
@@ -96,6 +106,37 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         higher_is_better=False,
     )
     return summary
+
+
+def train_without_each_speaker(config: Config, run: Path) -> None:
+    """Trains without each speaker in turn, and prints how the others are recognized.
+
+    What the model has of a new speaker is the mean. The models are kept in a folder of
+    the run, and the scores in `new_speakers.json`.
+
+    Args:
+        config: The settings.
+        run: The run directory of the model with all speakers.
+    """
+    scores = {}
+    for speaker in read_speakers(config):
+        print(f"without {speaker}:")
+        settings = replace(config, leave_one_speaker_out=False, test_speaker=speaker)
+        folder = run / "without" / quote(speaker, safe="")
+        train(settings, folder)
+        network = keras.saving.load_model(folder / "model.keras", compile=False)
+        tokenizer = load_tokenizer(folder)
+        batches = make_batches(load_split(settings, "test"), settings, tokenizer)
+        scores[speaker] = make_scorer(network, batches, tokenizer)()
+    runs.write_json(run / "new_speakers.json", scores)
+    width = max(map(len, ["new speaker", *scores]))
+    names = ("wer", "cer", "accuracy")
+    print(f"{'new speaker':{width}}      WER      CER    exact")
+    for speaker, row in scores.items():
+        print(f"{speaker:{width}}" + "".join(f"{row[name]:9.4f}" for name in names))
+    table = np.array([[row[name] for name in names] for row in scores.values()])
+    for name, row in (("mean", table.mean(axis=0)), ("std. dev.", table.std(axis=0))):
+        print(f"{name:{width}}" + "".join(f"{value:9.4f}" for value in row))
 
 
 def shorter_half(examples: Examples) -> Examples:

@@ -161,9 +161,11 @@ class App:
         """
         input_name, _ = self.exported_signatures[signature]
         if signature == "tensors":
-            return bad_tensors(self.tensors)
+            return bad_tensors(self.tensors, input_name)
         if input_name == "image_bytes":
             return bad_images()
+        if input_name == "audio_bytes":
+            return bad_audio()
         if input_name == "text":
             return bad_texts(self.limits)
         return []
@@ -1175,12 +1177,27 @@ def bad_images():
     ]
 
 
-def bad_tensors(tensors):
+def bad_audio():
+    """Returns recordings that are answered with an error, and a part of each error."""
+    good = malformed_requests.wav(bytes(1000))
+    return [
+        *((file, "is no WAV file") for file in (b"", b"no audio", good[:20])),
+        (malformed_requests.wav(bytes(1000), code=6, bits=8), "is compressed"),
+        (malformed_requests.wav(bytes(1000), rate=100), "sampling rate must be from"),
+        (malformed_requests.wav(bytes(6000), channels=50), "1 to 32 channels"),
+        (malformed_requests.wav(b""), "has no samples"),
+        (malformed_requests.wav(bytes(2 * 8000 * 61)), "longer than 60 seconds"),
+    ]
+
+
+def bad_tensors(tensors, input_name):
     """Returns inputs of `tensors` that are answered with an error, with a part of it.
 
     Each is a good one with one value replaced.
     """
     values, part = [-1, 256, np.nan, np.inf], "must be from 0 to 255"
+    if input_name == "samples":
+        values, part = [-1.5, 2, np.nan, np.inf], "must be from -1 to 1"
     if tensors.dtype == "int32":
         values, part = [-1, 2**31 - 1], "a token id is not from "
     pairs = []

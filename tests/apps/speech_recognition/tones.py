@@ -55,5 +55,6 @@ SMALL = {
     "frequency_masks": 0,
     "batch_size": 8,
     "learning_rate": 1e-2,
-    "epochs": 12,
+    "short_epochs": 0,
+    "epochs": 16,
 }
