@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,15 @@ def _reading(path):
         raise BadInput(
             f"{path} cannot be read as audio ({error}); pass WAV, FLAC, OGG or MP3"
         ) from error
+
+
+def encode_wav(samples: np.ndarray, rate: int) -> bytes:
+    """Returns a waveform, `(samples,)`, as a WAV file of floats."""
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, "FLOAT", format="WAV")
+    return file.getvalue()
 
 
 def change_rate(samples: np.ndarray, rate: int, to_rate: int) -> np.ndarray:

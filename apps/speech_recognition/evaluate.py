@@ -1,6 +1,5 @@
 """Scores a recognizer on recordings that it has not heard."""
 
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
-from apps.common import baselines, figures, runs
+from apps.common import audio, baselines, figures, runs
 from apps.common.predictors import data_settings
 from apps.speech_recognition import metrics
 from apps.speech_recognition.config import Config
@@ -87,7 +85,7 @@ def evaluate(
 
 def score(predictor, examples, rate):
     """Transcribes all recordings with a model, and measures the time."""
-    files = [to_wav(each, rate) for each in examples.waveforms]
+    files = [audio.encode_wav(each, rate) for each in examples.waveforms]
     predictor(files[:1])  # The first call is slow.
     transcripts, times, seconds = [], [], 0.0
     with tqdm(total=len(files), unit="recording", disable=None) as progress:
@@ -100,13 +98,6 @@ def score(predictor, examples, rate):
             times += map(word_times, answers["word_times"])
             progress.update(len(batch))
     return Scores(transcripts, times, seconds)
-
-
-def to_wav(waveform, rate):
-    """Returns a waveform as a WAV file of floats."""
-    file = io.BytesIO()
-    soundfile.write(file, waveform, rate, "FLOAT", format="WAV")
-    return file.getvalue()
 
 
 def add_noise(examples, decibels, seed=0):

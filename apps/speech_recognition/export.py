@@ -7,12 +7,13 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import datasets, runs
+from apps.common.audio import encode_wav
 from apps.common.decoder import device_signatures
 from apps.common.release import Bundle, Card, Exam, Served, release
 from apps.speech_recognition import edge, metrics, words
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import load_examples
-from apps.speech_recognition.evaluate import score, to_wav
+from apps.speech_recognition.evaluate import score
 from apps.speech_recognition.search import attention_beam_size
 from apps.speech_recognition.signatures import (
     LIMITS,
@@ -63,8 +64,8 @@ def served(transcriber):
         transcriber.signatures,
         transcriber.variables,
         warm_up={
-            "serving_default": [to_wav(second, rate)],
-            "greedy": [to_wav(second, rate)],
+            "serving_default": [encode_wav(second, rate)],
+            "greedy": [encode_wav(second, rate)],
             "tensors": second[None],
         },
     )
@@ -170,7 +171,7 @@ def exam(test_examples, rate):
     return Exam(
         load_model,
         measure,
-        to_wav(test_examples.waveforms[0], rate),
+        encode_wav(test_examples.waveforms[0], rate),
         difference="changed_transcripts",
         bounds=dict.fromkeys(("SavedModel", "float32"), MAX_CHANGED_TRANSCRIPTS),
         metric="changed_transcripts",

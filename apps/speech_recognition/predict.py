@@ -9,7 +9,6 @@ from apps.common.images import list_files
 from apps.common.predictors import data_settings
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import AUDIO_ENDINGS, load_split
-from apps.speech_recognition.evaluate import to_wav
 from apps.speech_recognition.signatures import load_model, word_times
 
 PIECE_SECONDS = 20.0  # Longer recordings are transcribed in pieces.
@@ -57,12 +56,13 @@ def predict(
         raise BadInput(
             f"--srt {srt} has room for one recording, not {len(recordings)}; pass one"
         )
-    answers, panels = [], []
+    answers: list[dict] = []
+    panels: list[tuple] = []
     for name, pieces in recordings:
         words, first = [], None
         for start, samples in pieces:
             first = samples if first is None else first
-            answer = predictor([to_wav(samples, rate)])
+            answer = predictor([audio.encode_wav(samples, rate)])
             words += [
                 (start + begin, start + end, word)
                 for begin, end, word in word_times(answer["word_times"][0])

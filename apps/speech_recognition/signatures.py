@@ -14,7 +14,7 @@ from apps.speech_recognition.config import Config
 from apps.speech_recognition.model import Recognizer
 from apps.speech_recognition.tokenizer import Tokenizer, load_tokenizer
 
-MAX_SECONDS = 60.0  # Of a recording.
+MAX_SECONDS = 60  # Of a recording.
 # What a request may contain, for the card.
 LIMITS = {"max_inputs": limits.MAX_INPUTS, "max_seconds": MAX_SECONDS}
 
