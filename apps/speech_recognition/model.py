@@ -322,5 +322,6 @@ def ctc_loss(token_ids, num_tokens, logits, num_frames):
         ignore_longer_outputs_than_inputs=True,
         time_major=False,
     )
+    losses = tf.where(tf.math.is_finite(losses), losses, 0.0)
     total = tf.maximum(tf.reduce_sum(num_tokens), 1)
     return tf.reduce_sum(losses) / tf.cast(total, losses.dtype)
