@@ -298,8 +298,12 @@ def draw_recordings(
             _shorten(title, MAX_TITLE_LETTERS), loc="left", parse_math=False
         )
         above.set(xticks=[], yticks=[])
-        padded = np.pad(samples, (0, max(0, 256 - len(samples)))) + 1e-9
-        below.specgram(padded, NFFT=256, Fs=rate, noverlap=192, cmap="magma", vmin=-140)
+        # A little noise, because silence has no logarithm.
+        padded = np.random.default_rng(0).normal(0, 1e-6, max(256, len(samples)))
+        padded[: len(samples)] += samples
+        below.specgram(
+            padded, NFFT=256, Fs=rate, noverlap=192, cmap="magma", vmin=-140, vmax=-30
+        )
         below.set(ylabel="hertz", xlabel="seconds" if i + 1 == len(recordings) else "")
         for axis in (above, below):
             axis.set_xlim(0, seconds)

@@ -195,6 +195,7 @@ def spoken_digits():
         split_column="split",
         sampling_rate=8_000,
         num_mels=40,
+        epochs=40,
     )
 
 
