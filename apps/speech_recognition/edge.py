@@ -102,12 +102,14 @@ class Listener:
 
     def __init__(self, interpreter):
         self.interpreter = interpreter
-        self.runner = interpreter.get_signature_runner()
+        self.runner = None
         self.context = {}
 
     def start(self):
         """Begins another recording; returns the listener."""
-        self.interpreter.allocate_tensors()
+        if self.runner is None:
+            self.interpreter.allocate_tensors()
+            self.runner = self.interpreter.get_signature_runner()
         self.interpreter.reset_all_variables()
         # What a streaming model has heard last: silence.
         self.context = {

@@ -1,0 +1,104 @@
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from apps.common import audio, lite
+from apps.speech_recognition import edge
+from apps.speech_recognition.config import Config
+from apps.speech_recognition.export import export
+from apps.speech_recognition.signatures import load_model
+from apps.speech_recognition.train import train
+from tests.apps.speech_recognition import tones
+
+
+@pytest.fixture(scope="module")
+def streaming(tmp_path_factory):
+    """Returns the folder of an exported model that streams."""
+    folder = tmp_path_factory.mktemp("streaming")
+    table = tones.write(folder, range(80))
+    config = Config(str(table), streaming=True, **tones.SMALL)
+    train(config, folder / "run")
+    export(folder / "run", folder / "models", ("float32",))
+    return folder / "models"
+
+
+def test_a_device_writes_while_it_listens(streaming):
+    """What it wrote before the end of the recording does not change."""
+    waveform, text, _ = tones.draw(4)
+    samples = (waveform.clip(-1, 1) * 32_767).astype("<i2").tobytes()
+    program = [sys.executable, streaming / "edge/run.py", "--stream"]
+    process = subprocess.Popen(
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False
+    )
+    half = len(samples) // 4 * 2
+    process.stdin.write(samples[:half])
+    process.stdin.flush()
+    first = process.stdout.read(1).decode()
+    rest, _ = process.communicate(samples[half:])
+    assert (first + rest.decode()).strip() == text
+
+
+def test_pieces_give_the_log_probabilities_of_the_whole(streaming):
+    settings = json.loads((streaming / "edge/search.json").read_text())
+    path = streaming / "edge/model.tflite"
+    listener = edge.Listener(edge.Interpreter(str(path), num_threads=1))
+    samples = edge.fill(tones.draw(5)[0], settings)
+    whole = listener.start().hear(samples)
+    step = 3 * settings["chunk_samples"]
+    samples = np.pad(samples, (0, -len(samples) % step))
+    listener.start()
+    pieces = [listener.hear(piece) for piece in samples.reshape(-1, step)]
+    pieces = np.concatenate(pieces)[: len(whole)]
+    np.testing.assert_allclose(pieces, whole, atol=1e-4)
+    # The state does matter.
+    alone = listener.start().hear(samples[step : 2 * step])
+    assert np.abs(alone - whole[len(alone) : 2 * len(alone)]).max() > 0.1
+
+
+def test_a_streaming_model_is_small_and_fused(streaming):
+    names = lite.operations((streaming / "edge/model.tflite").read_bytes())
+    assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in names
+    assert "WHILE" not in names
+
+
+def test_a_model_of_whole_recordings_does_not_stream(exported):
+    done = subprocess.run(
+        [sys.executable, exported / "edge/run.py", "--stream"],
+        input=b"",
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    assert b"needs whole recordings" in done.stderr
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "DOUBLE"])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100])
+def test_a_device_decodes_and_resamples_as_the_graph_does(subtype, rate):
+    import soundfile
+
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (3_000, 2))
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, subtype, format="WAV")
+    found, found_rate, error = audio.decode_wav(file.getvalue(), 60)
+    expected = audio.resample(found, found_rate, tones.RATE)
+    ours, our_rate = edge.decode_wav(file.getvalue(), 60)
+    assert (our_rate, error) == (rate, b"")
+    np.testing.assert_allclose(
+        edge.resample(ours, our_rate, tones.RATE), expected, atol=1e-5
+    )
+
+
+def test_the_answers_of_a_model_with_attention_are_the_devices(tmp_path):
+    table = tones.write(tmp_path, range(40))
+    settings = {**tones.SMALL, "epochs": 8, "decoder": "attention"}
+    train(Config(str(table), decoder_units=16, **settings), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "models", ("float32",))
+    files = [audio.encode_wav(tones.draw(seed)[0], tones.RATE) for seed in range(8)]
+    expected = load_model(str(tmp_path / "models/1"))(files)
+    answers = load_model(str(tmp_path / "models/edge"))(files)
+    assert (answers["transcripts"] == expected["transcripts"]).all()
+    np.testing.assert_allclose(answers["scores"], expected["scores"], atol=1e-3)
