@@ -10,6 +10,7 @@ import numpy as np
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 from apps.common import backbones, datasets, runs
 from apps.common.errors import BadInput
@@ -75,7 +76,8 @@ def choose(config, examples):
         inputs = keras.Input(shape)
         pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(inputs)))
         features = extract(keras.Model(inputs, pooled), few, candidate)
-        loss = cross_validate(features, few.labels, 1.0)
+        with threadpool_limits(1):
+            loss = cross_validate(features, few.labels, 1.0)
         print(f"{name}, {resize}: cross-validated log loss {loss:.3f}")
         losses[candidate] = loss
     return min(losses, key=losses.get)
@@ -194,9 +196,13 @@ def fit(features, labels, is_balanced):
         The `LogisticRegression`.
     """
     few = np.random.default_rng(0).permutation(len(labels))[:MAX_EXAMPLES_TO_CHOOSE]
-    losses = [cross_validate(features[few], labels[few], each) for each in STRENGTHS]
-    strength = STRENGTHS[int(np.argmin(losses))]
-    return _regression(strength, is_balanced).fit(features, labels)
+    # With more threads, its many small products are ten times slower.
+    with threadpool_limits(1):
+        losses = [
+            cross_validate(features[few], labels[few], each) for each in STRENGTHS
+        ]
+        strength = STRENGTHS[int(np.argmin(losses))]
+        return _regression(strength, is_balanced).fit(features, labels)
 
 
 def _regression(strength, is_balanced=False):
