@@ -76,8 +76,7 @@ def choose(config, examples):
         inputs = keras.Input(shape)
         pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(inputs)))
         features = extract(keras.Model(inputs, pooled), few, candidate)
-        with threadpool_limits(1):
-            loss = cross_validate(features, few.labels, 1.0)
+        loss = cross_validate(features, few.labels, 1.0)
         print(f"{name}, {resize}: cross-validated log loss {loss:.3f}")
         losses[candidate] = loss
     return min(losses, key=losses.get)
@@ -178,9 +177,10 @@ def cross_validate(features, labels, strength):
     is_used = counts[labels] > 1
     features, labels = features[is_used], labels[is_used]
     folds = StratifiedKFold(min(5, counts[labels].min()), shuffle=True, random_state=0)
-    scores = cross_val_predict(
-        _regression(strength), features, labels, cv=folds, method="predict_proba"
-    )
+    with threadpool_limits(1):  # More threads slow down its many small products.
+        scores = cross_val_predict(
+            _regression(strength), features, labels, cv=folds, method="predict_proba"
+        )
     return metrics.log_loss(labels, scores)
 
 
@@ -196,12 +196,9 @@ def fit(features, labels, is_balanced):
         The `LogisticRegression`.
     """
     few = np.random.default_rng(0).permutation(len(labels))[:MAX_EXAMPLES_TO_CHOOSE]
-    # With more threads, its many small products are ten times slower.
-    with threadpool_limits(1):
-        losses = [
-            cross_validate(features[few], labels[few], each) for each in STRENGTHS
-        ]
-        strength = STRENGTHS[int(np.argmin(losses))]
+    losses = [cross_validate(features[few], labels[few], each) for each in STRENGTHS]
+    strength = STRENGTHS[int(np.argmin(losses))]
+    with threadpool_limits(1):  # As in `cross_validate`.
         return _regression(strength, is_balanced).fit(features, labels)
 
 
