@@ -15,6 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from apps.common import runs
 from apps.common.predictors import training_record
@@ -66,7 +67,8 @@ def measure(
     ]
     record: dict[str, Any] = {"name": name}
     for split, examples in (("validation", splits["train"]), ("test", both)):
-        classifier.fit(*examples)
+        with threadpool_limits(1):  # More threads are slower on small data.
+            classifier.fit(*examples)
         inputs, labels = splits[split]
         predictions = classifier.predict(inputs)
         record[split] = {

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from threadpoolctl import threadpool_limits
 
 from apps.common import backbones, datasets, runs
 from apps.common.errors import BadInput
@@ -176,9 +177,10 @@ def cross_validate(features, labels, strength):
     is_used = counts[labels] > 1
     features, labels = features[is_used], labels[is_used]
     folds = StratifiedKFold(min(5, counts[labels].min()), shuffle=True, random_state=0)
-    scores = cross_val_predict(
-        _regression(strength), features, labels, cv=folds, method="predict_proba"
-    )
+    with threadpool_limits(1):  # More threads slow down its many small products.
+        scores = cross_val_predict(
+            _regression(strength), features, labels, cv=folds, method="predict_proba"
+        )
     return metrics.log_loss(labels, scores)
 
 
@@ -196,7 +198,8 @@ def fit(features, labels, is_balanced):
     few = np.random.default_rng(0).permutation(len(labels))[:MAX_EXAMPLES_TO_CHOOSE]
     losses = [cross_validate(features[few], labels[few], each) for each in STRENGTHS]
     strength = STRENGTHS[int(np.argmin(losses))]
-    return _regression(strength, is_balanced).fit(features, labels)
+    with threadpool_limits(1):  # As in `cross_validate`.
+        return _regression(strength, is_balanced).fit(features, labels)
 
 
 def _regression(strength, is_balanced=False):
