@@ -3,7 +3,8 @@
 Each application has a dataclass `Examples`. Its lists and arrays have one entry per
 example; every other field, such as a tuple of class names, belongs to all of them. It
 has `names`, strings that identify the examples, and, if they have classes, `labels`,
-int `(examples,)`, and `class_names`.
+int `(examples,)`, and `class_names`. Examples that belong together, such as those of a
+speaker, have the same name in `groups`.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from apps.common.errors import BadInput, closest
 
@@ -27,6 +28,7 @@ SPLIT_NAMES = {
     "test": ("test",),
 }
 TEST_FRACTION = 0.25
+MIN_GROUPS = 4  # From so many on, whole groups are held out for testing.
 # How many classes, and how many skipped examples of each kind, are named on the screen.
 MAX_CLASSES_SHOWN = 10
 MAX_SKIPPED_SHOWN = 3
@@ -99,7 +101,8 @@ def complete_splits(
     splits are drawn at random, stratified by class: a quarter for testing, then
     `config.validation_fraction` of the rest for validation. A class with a single
     example left has none for validation; if that holds for all classes, the training
-    examples are also those of validation.
+    examples are also those of validation. For testing, whole groups are drawn if there
+    are at least four.
 
     Args:
         splits: The examples of `train` and of other splits that the data has.
@@ -151,6 +154,9 @@ def _hold_out(split, splits, fraction, config, held_out):
                 f"{config.data} has none of the examples that the training held out "
                 f"for {split}; restore them, or pass --data other data, of another name"
             )
+    elif split == "test" and len(set(_groups(train))) >= MIN_GROUPS:
+        drawing = GroupShuffleSplit(1, test_size=fraction, random_state=config.seed)
+        ((kept, taken),) = drawing.split(train.names, groups=_groups(train))
     else:
         # Every class is tested; without a validation example it can still be trained.
         min_examples = 2 if split == "test" else 1
@@ -226,6 +232,11 @@ def _class_names(examples):
 def _labels(examples):
     """Returns the classes of examples, int `(examples,)`; zeros if there are none."""
     return getattr(examples, "labels", np.zeros(len(examples), int))
+
+
+def _groups(examples):
+    """Returns the name of the group of each example; none if there are no groups."""
+    return getattr(examples, "groups", ())
 
 
 def _counts(examples):

@@ -42,8 +42,8 @@ class Config:
     text_column: str = "text"
     """Column of the texts."""
     speaker_column: str | None = None
-    """Column of the speakers. They are scored one by one, and a split that the data
-    does not have is drawn by speaker."""
+    """Column of the speakers. They are scored one by one. If the data has no test split,
+    whole speakers are held out, of four at least."""
     split_column: str | None = None
     """Column of the split of each row, if a single table has all of them."""
     test_speaker: str | None = None
@@ -167,17 +167,18 @@ def morse():
         sampling_rate=8_000,
         noise=0.0,
         speed=(1.0, 1.0),
+        gain=0.0,
         time_masks=0,
         frequency_masks=0,
         num_mels=40,
         subsampling=4,
         units=96,
         num_layers=1,
-        dropout=0.1,
-        short_epochs=4,
-        epochs=8,
+        dropout=0.0,
+        short_epochs=8,
+        epochs=12,
         batch_size=8,
-        learning_rate=3e-3,
+        learning_rate=5e-3,
     )
 
 
@@ -212,6 +213,7 @@ def an4():
         speaker_column="speaker",
         split_column="suggested_split",
         sampling_rate=8_000,
+        word_list="train",
     )
 
 

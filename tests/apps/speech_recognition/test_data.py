@@ -3,6 +3,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+from apps.common import datasets
 from apps.common.errors import BadInput
 from apps.speech_recognition import data, embedded
 from apps.speech_recognition.config import Config
@@ -147,6 +148,23 @@ def test_any_rate_and_number_of_channels_is_read(tmp_path, rate, channels, optio
     peak = np.abs(np.fft.rfft(middle * np.hanning(2_000))).argmax()
     assert peak * tones.RATE / 2_000 == pytest.approx(hertz, abs=8)
     assert np.abs(middle).max() == pytest.approx(0.5, rel=0.1)
+
+
+def test_whole_speakers_are_held_out_for_testing():
+    speakers = [name for name in "abcdefgh" for _ in range(3)]
+    numbers = [str(i) for i in range(24)]
+    some = data.Examples(numbers, [np.zeros(9)] * 24, numbers, speakers)
+    splits = datasets.complete_splits({"train": some}, Config(""))
+    assert len(set(splits["test"].speakers)) == 2
+    assert len(splits["test"]) == 6
+    others = splits["train"].speakers + splits["validation"].speakers
+    assert not set(splits["test"].speakers) & set(others)
+    again = datasets.complete_splits({"train": some}, Config(""), splits.held_out)
+    assert again["test"].names == splits["test"].names
+    # Three speakers are too few.
+    few = datasets.take(some, range(9))
+    splits = datasets.complete_splits({"train": few}, Config(""))
+    assert len(splits["test"]) == 2
 
 
 def test_a_speaker_is_left_out(tmp_path):
