@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
 
 from apps.common import noise, saved_models
 from apps.common.errors import ExportRefused, first_line
@@ -125,8 +126,10 @@ def convert(
                 f"TensorFlow Lite cannot express the {variant} model: "
                 f"{first_line(error)}"
             ) from error
-    path.write_bytes(content)
     counts = operations(content)
+    if "UNIDIRECTIONAL_SEQUENCE_LSTM" in counts:
+        content = _without_clipping(content)
+    path.write_bytes(content)
     unknown = [name for name in counts if name.startswith(("Flex", "CUSTOM"))]
     if unknown:
         raise ExportRefused(
@@ -134,6 +137,19 @@ def convert(
             "interpreter has; replace that layer"
         )
     return counts
+
+
+def _without_clipping(content):
+    """Returns a file whose fused LSTMs let their cells grow, as in training.
+
+    The converter limits cells to 10, without asking.
+    """
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            if hasattr(operator.builtinOptions, "cellClip"):
+                operator.builtinOptions.cellClip = 0.0
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def operations(content: bytes) -> Counter[str]:

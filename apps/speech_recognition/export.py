@@ -68,6 +68,7 @@ def served(transcriber):
             "greedy": [encode_wav(second, rate)],
             "tensors": second[None],
         },
+        half=True,
     )
 
 

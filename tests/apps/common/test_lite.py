@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+import layers
 from apps.common import lite
 from apps.common.errors import ExportRefused
 from apps.common.lite import Bundle
@@ -53,6 +54,29 @@ def test_a_variant_computes_what_the_model_computes(
         answer = runner(**example)["y"]
         assert answer.dtype == "float32"
         np.testing.assert_allclose(answer, model(example["numbers"]), atol=tolerance)
+
+
+@pytest.mark.parametrize("variant", ["float32", "dynamic_range"])
+def test_the_cells_of_lstms_grow_without_limit(tmp_path, variant):
+    """The gates are open, so that the cells count up to 30 and down to -10."""
+    layer = layers.LSTM(4, return_sequences=True)
+    model = keras.Sequential([keras.Input((70, 1)), layer])
+    kernel = np.repeat([[0.0, 0, 20, 0]], 4, axis=1)
+    bias = np.repeat([20.0, 20, 0, 0], 4)
+    layer.set_weights([kernel, np.zeros((4, 16)), bias])
+    signatures = {
+        "serving_default": tf.function(
+            lambda numbers: {"y": model(numbers)},
+            input_signature=[tf.TensorSpec([1, 70, 1], name="numbers")],
+        )
+    }
+    path = tmp_path / "model.tflite"
+    counts = lite.convert(model.variables, signatures, path, variant)
+    assert counts["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
+    numbers = np.where(np.arange(70) < 30, 1, -1).astype("float32").reshape(1, 70, 1)
+    answer = Interpreter(str(path)).get_signature_runner()(numbers=numbers)["y"]
+    cells = np.concatenate([np.arange(1, 31), np.arange(29, -11, -1)])
+    np.testing.assert_allclose(answer[0, :, 0], np.tanh(cells) / 2, atol=1e-2)
 
 
 def test_leaner_variants_are_smaller(tmp_path):
