@@ -204,8 +204,8 @@ def batching_parameters():
 
 
 def model_limits():
-    """Returns the limits of each released model's application."""
-    names = [path.name for path in (ROOT / "saved_models").iterdir() if path.is_dir()]
+    """Returns the limits of each application."""
+    names = [path.parent.name for path in (ROOT / "apps").glob("*/signatures.py")]
     return {
         name: importlib.import_module(f"apps.{name}.signatures").LIMITS
         for name in names

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apps.common.decoder import SmoothedCrossEntropy, State
+from apps.common.decoder import State
 from apps.common.text import PADDING
 from apps.translation.tokenizer import START
 from tests.apps.translation.untrained import make_model
@@ -211,23 +211,3 @@ def test_the_teacher_forcing_rate_mixes_targets_and_predictions(token_ids):
         np.testing.assert_allclose(logits[:, 0], forced[:, 0], atol=1e-5)
     # Outside of training all tokens are forced.
     np.testing.assert_allclose(model(token_ids), forced, atol=1e-5)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_mean_over_all_tokens(smoothing):
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(3, 5, 7)).astype("float32")
-    labels = random.integers(1, 7, (3, 5))
-    weights = np.ones((3, 5), "float32")
-    weights[0, 1:] = weights[1, 4:] = 0
-    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    smoothed = (1 - smoothing) * np.eye(7)[labels] + smoothing / 7
-    each = -(smoothed * log_probs).sum(-1)
-    expected = (each * weights).sum() / weights.sum()
-    loss = SmoothedCrossEntropy(label_smoothing=smoothing)
-    assert float(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
-    assert float(loss(labels, logits)) == pytest.approx(each.mean(), rel=1e-5)
-    # Tokens of weight zero do not matter.
-    logits[0, 1:] += 100
-    labels[0, 1:] = 0
-    assert float(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)

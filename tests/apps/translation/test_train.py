@@ -1,12 +1,9 @@
 import dataclasses
-from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
 
 from apps.common import datasets, runs
-from apps.common.decoder import TeacherForcing
 from apps.common.errors import BadInput
 from apps.common.predictors import as_predictor
 from apps.translation import metrics
@@ -69,23 +66,6 @@ def test_the_settings_reach_the_optimizer_and_the_loss():
     rates = [float(model.optimizer._learning_rate(step)) for step in range(100)]
     assert max(rates) == pytest.approx(0.01, rel=0.05)
     assert rates[-1] < 0.01 * config.learning_rate
-
-
-def test_the_teacher_forcing_rate_falls_linearly():
-    decoder = SimpleNamespace(teacher_forcing_rate=keras.Variable(1.0))
-
-    for last_rate, epochs, expected in (
-        (0.6, 5, [1, 0.9, 0.8, 0.7, 0.6]),
-        (0.0, 3, [1, 0.5, 0]),
-        (0.5, 1, [1]),
-    ):
-        callback = TeacherForcing(last_rate, epochs)
-        callback.set_model(SimpleNamespace(decoder=decoder))
-        rates = []
-        for epoch in range(epochs):
-            callback.on_epoch_begin(epoch)
-            rates.append(float(decoder.teacher_forcing_rate))
-        np.testing.assert_allclose(rates, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("is_joint", [True, False], ids=["joint", "separate"])
