@@ -67,9 +67,9 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     )
     short_steps = config.short_epochs * len(short_batches)
     compile_model(model, config, short_steps + length.steps)
+    word_list = load_word_list(splits["train"].texts, tokenizer, config)
     runs.start(config, run, splits.held_out)
     save_tokenizer(tokenizer, run)
-    word_list = load_word_list(splits["train"].texts, tokenizer, config)
     if word_list:
         np.savez_compressed(run / WORDS_FILE, **word_list._asdict())
     record = baseline.measure(model, splits, run)
