@@ -42,8 +42,8 @@ class Config:
     text_column: str = "text"
     """Column of the texts."""
     speaker_column: str | None = None
-    """Column of the speakers. They are scored one by one. If the data has no test split,
-    whole speakers are held out, of four at least."""
+    """Column of the speakers. They are scored one by one. If the data has no test
+    split, whole speakers are held out, of four at least."""
     split_column: str | None = None
     """Column of the split of each row, if a single table has all of them."""
     test_speaker: str | None = None
