@@ -55,9 +55,9 @@ def check_alike(answers, expected, engine, signature):
     # Resampling on a device differs in the last digits.
     assert is_alike.mean() >= (0.9 if engine == "recommended" else 1)
     assert len(set(answers["transcripts"][:6])) > 3
-    np.testing.assert_allclose(
-        answers["scores"][is_alike], expected["scores"][is_alike], atol=0.02
-    )
+    # The SavedModel stores its weights in half precision.
+    ours, theirs = (each["scores"][is_alike] for each in (answers, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=0.01, atol=0.02)
     is_alike &= answers["word_times"] != expected["word_times"]
     assert is_alike.mean() < 0.2
 
@@ -120,7 +120,7 @@ APP = App(
     preset=("spoken_digit", "spoken_digits"),
     released={
         "SavedModel": {"accuracy": 0.99},
-        "float32": {"accuracy": 0.99},
+        "dynamic_range": {"accuracy": 0.99},
     },
     max_released_mb=15,
     counted="recordings",

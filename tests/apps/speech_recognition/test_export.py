@@ -29,16 +29,17 @@ def streaming(tmp_path_factory):
 def test_a_device_writes_while_it_listens(streaming):
     """What it wrote before the end of the recording does not change."""
     waveform, _, _ = tones.draw(4)
+    samples = (waveform.clip(-1, 1) * 32_767).astype("<i2")
     greedy = load_model(str(streaming / "edge"), "greedy")
-    (text,) = greedy([audio.encode_wav(waveform, tones.RATE)])["transcripts"]
-    samples = (waveform.clip(-1, 1) * 32_767).astype("<i2").tobytes()
+    file = audio.encode_wav(samples / np.float32(2**15), tones.RATE)
+    (text,) = greedy([file])["transcripts"]
+    samples = samples.tobytes()
     program = [sys.executable, streaming / "edge/run.py", "--stream"]
     process = subprocess.Popen(
-        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False
+        program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     )
     half = len(samples) // 4 * 2
     process.stdin.write(samples[:half])
-    process.stdin.flush()
     first = process.stdout.read(1).decode()
     rest, _ = process.communicate(samples[half:])
     assert (first + rest.decode()).strip() == text.decode()
