@@ -106,7 +106,7 @@ class Config:
     """Number of prefixes that the beam search keeps."""
     word_list: str | None = None
     """A text file with one word per line, or `train` for the words of the training
-    texts. The beam search writes no other words."""
+    texts. The beam search of CTC writes no other words."""
     language_weight: Annotated[float, Range(0, 10)] = 0.5
     """Weight of the words' probabilities, from pairs of words in the training texts."""
     word_bonus: Annotated[float, Range(-10, 10)] = 0.0
@@ -147,6 +147,11 @@ class Config:
             raise BadInput(
                 f"--sampling-rate {self.sampling_rate} must be a multiple of 100"
             )
+        if self.word_list and self.decoder == "attention":
+            raise BadInput(
+                f"--word-list {self.word_list} needs --decoder ctc; pass --word-list "
+                "None"
+            )
         for name in ("signal_to_noise", "speed"):
             low, high = getattr(self, name)
             if low > high:
@@ -157,7 +162,7 @@ class Config:
 
 
 def morse():
-    """Messages in Morse code.
+    """Messages in Morse code: 2.4 minutes on two cores, test CER 0.006.
 
     python -m apps.speech_recognition train morse
     """
@@ -183,7 +188,7 @@ def morse():
 
 
 def spoken_digits():
-    """The Free Spoken Digit Dataset.
+    """The Free Spoken Digit Dataset: 12 minutes on two cores, test accuracy 1.000.
 
     python -m apps.speech_recognition train spoken_digits
     """
@@ -201,7 +206,7 @@ def spoken_digits():
 
 
 def an4():
-    """CMU's AN4: letters, numbers and commands.
+    """CMU's AN4, letters, numbers and commands: 17 minutes on two cores, test WER 0.072.
 
     python -m apps.speech_recognition train an4
     """

@@ -32,6 +32,7 @@ def test_a_table_without_its_audio_files_is_refused(refused, table, tmp_path):
         (["--signal-to-noise", 30, 5], "must be in order"),
         (["--word-list", "nowhere.txt"], "nowhere.txt"),
         (["--word-list", "train", "--token", "word"], "needs --token character"),
+        (["--word-list", "train", "--decoder", "attention"], "needs --decoder ctc"),
         (["--test-speaker", "ann"], "--test-speaker ann is none of the speakers"),
         (["--leave-one-speaker-out"], "name their column with --speaker-column"),
         (["--num-layers", 0], "--num-layers 0"),
