@@ -206,7 +206,7 @@ def spoken_digits():
 
 
 def an4():
-    """CMU's AN4, letters, numbers and commands: 17 minutes on two cores, test WER 0.072.
+    """CMU's AN4, letters, numbers and commands: 17 minutes on two cores, WER 0.072.
 
     python -m apps.speech_recognition train an4
     """
