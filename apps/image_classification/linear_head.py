@@ -7,9 +7,9 @@ import sys
 
 import keras
 import numpy as np
-from sklearn import metrics
+import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from apps.common import backbones, datasets, runs
@@ -22,6 +22,8 @@ from apps.image_classification.model import truncate
 # backbone.
 MAX_EXAMPLES = 5000
 MAX_EXAMPLES_TO_CHOOSE = 500
+# Standard errors by which other features must be better than the first ones.
+MIN_GAIN = 1.5
 # Height and width of the small copies whose pixels a baseline classifies.
 MAX_SIDE = 16
 # The inverse strengths of the regularization that are tried.
@@ -31,7 +33,9 @@ STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 def choose(config, examples):
     """Replaces `auto` settings by those with the best features for these images.
 
-    Features are compared by the cross-validated log loss of a logistic regression.
+    Features are compared by the cross-validated log loss of a logistic regression. The
+    first of `BACKBONES` and of `RESIZINGS` are kept unless others are clearly better,
+    because few images tell little.
 
     Args:
         config: A `Config` whose `backbone` or `resize` may be `auto`.
@@ -75,11 +79,16 @@ def choose(config, examples):
             backbone = truncate(backbone, config.backbone_output)
         inputs = keras.Input(shape)
         pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(inputs)))
-        features = extract(keras.Model(inputs, pooled), few, candidate)
-        loss = cross_validate(features, few.labels, 1.0)
-        print(f"{name}, {resize}: cross-validated log loss {loss:.3f}")
-        losses[candidate] = loss
-    return min(losses, key=losses.get)
+        views = extract(keras.Model(inputs, pooled), few, candidate)
+        losses[candidate] = cross_validate(views, few.labels, 1.0)
+        print(
+            f"{name}, {resize}: cross-validated log loss {losses[candidate].mean():.3f}"
+        )
+    first, *_ = losses
+    best = min(losses, key=lambda candidate: losses[candidate].mean())
+    gains = losses[first] - losses[best]
+    is_clear = gains.mean() > MIN_GAIN * gains.std() / np.sqrt(len(gains))
+    return best if is_clear else first
 
 
 def draw(examples, num_examples, seed):
@@ -88,9 +97,23 @@ def draw(examples, num_examples, seed):
     return datasets.take(examples, np.sort(order[:num_examples]))
 
 
-def extract(extractor, examples, config):
-    """Returns the features of images, float32 `(examples, channels)`."""
-    return extractor.predict(make_batches(examples, config), verbose=0)
+def extract(extractor, examples, config, is_mirrored=False):
+    """Returns the features of images.
+
+    Args:
+        extractor: A model from images to features.
+        examples: The `Examples`.
+        config: The settings of the images.
+        is_mirrored: Whether each image has a second view, its mirror image.
+
+    Returns:
+        float32 `(examples, views, channels)`.
+    """
+    batches = make_batches(examples, config).map(lambda images, _: images)
+    views = [batches]
+    if is_mirrored:
+        views.append(batches.map(tf.image.flip_left_right))
+    return np.stack([extractor.predict(view, verbose=0) for view in views], axis=1)
 
 
 def load_features(model, splits, config, run):
@@ -103,9 +126,10 @@ def load_features(model, splits, config, run):
         run: The run directory; `features.npz` keeps the features there.
 
     Returns:
-        By split, the features, float32 `(examples, channels)`, and the labels, int
-        `(examples,)`. Without pretrained weights the features are the pixels of small
-        copies of the images.
+        By split, the features, float32 `(examples, views, channels)`, and the labels,
+        int `(examples,)`. With `config.flip` the images of training and validation
+        have two views, if they are not too many. Without pretrained weights the
+        features are the pixels of small copies of the images.
     """
     path = run / "features.npz"
     if path.exists():
@@ -127,9 +151,11 @@ def load_features(model, splits, config, run):
             ]
         )
     parts = {}
+    is_small = 2 * len(splits["train"]) <= MAX_EXAMPLES
     for split, examples in splits.items():
         some = draw(examples, MAX_EXAMPLES, config.seed)
-        parts[split] = extract(extractor, some, config), some.labels
+        is_mirrored = is_small and config.flip and config.weights and split != "test"
+        parts[split] = extract(extractor, some, config, is_mirrored), some.labels
     content = io.BytesIO()
     np.savez(
         content,
@@ -153,9 +179,9 @@ def evaluate(model, parts):
     classifier.compile(loss=model.loss, metrics=["accuracy", log_loss()])
     logs = {}
     for split, prefix in (("train", ""), ("validation", "val_")):
-        features, labels = parts[split]
+        views, labels = parts[split]
         labels = keras.utils.to_categorical(labels, head.units)
-        values = classifier.evaluate(features, labels, verbose=0, return_dict=True)
+        values = classifier.evaluate(views[:, 0], labels, verbose=0, return_dict=True)
         logs |= {f"{prefix}{name}": value for name, value in values.items()}
     return logs
 
@@ -165,30 +191,42 @@ def log_loss():
     return keras.metrics.CategoricalCrossentropy(name="log_loss")
 
 
-def cross_validate(features, labels, strength):
-    """Returns the log loss of a logistic regression by cross-validation.
+def cross_validate(views, labels, strength):
+    """Returns the log losses of a logistic regression by cross-validation.
 
     Args:
-        features: `(examples, channels)`.
+        views: Features, `(examples, views, channels)`. All views are learned from; the
+            first one is scored.
         labels: The classes, int `(examples,)`. Classes with one example are left out.
         strength: The inverse strength of the regularization.
+
+    Returns:
+        The log loss of each example that is not left out.
     """
     counts = np.bincount(labels)
     is_used = counts[labels] > 1
-    features, labels = features[is_used], labels[is_used]
+    views, labels = views[is_used], labels[is_used]
     folds = StratifiedKFold(min(5, counts[labels].min()), shuffle=True, random_state=0)
-    with threadpool_limits(1):  # More threads slow down its many small products.
-        scores = cross_val_predict(
-            _regression(strength), features, labels, cv=folds, method="predict_proba"
-        )
-    return metrics.log_loss(labels, scores)
+    losses = np.zeros(len(labels))
+    for train, held_out in folds.split(labels, labels):
+        regression = _fit(views[train], labels[train], strength)
+        scores = regression.predict_proba(views[held_out, 0])
+        places = np.searchsorted(regression.classes_, labels[held_out])
+        losses[held_out] = log_losses(scores, places)
+    return losses
 
 
-def fit(features, labels, is_balanced):
+def log_losses(scores, labels):
+    """Returns the log loss of each example, for its probabilities and its class."""
+    found = scores[np.arange(len(labels)), labels]
+    return -np.log(np.maximum(found, np.finfo("float32").tiny))
+
+
+def fit(views, labels, is_balanced):
     """Fits a logistic regression; cross-validation chooses its regularization.
 
     Args:
-        features: `(examples, channels)`.
+        views: Features, `(examples, views, channels)`.
         labels: The classes, int `(examples,)`, at least two.
         is_balanced: Whether to weight classes by their inverse frequency.
 
@@ -196,12 +234,20 @@ def fit(features, labels, is_balanced):
         The `LogisticRegression`.
     """
     few = np.random.default_rng(0).permutation(len(labels))[:MAX_EXAMPLES_TO_CHOOSE]
-    losses = [cross_validate(features[few], labels[few], each) for each in STRENGTHS]
-    strength = STRENGTHS[int(np.argmin(losses))]
-    with threadpool_limits(1):  # As in `cross_validate`.
-        return _regression(strength, is_balanced).fit(features, labels)
+    losses = [
+        cross_validate(views[few], labels[few], each).mean() for each in STRENGTHS
+    ]
+    return _fit(views, labels, STRENGTHS[int(np.argmin(losses))], is_balanced)
 
 
-def _regression(strength, is_balanced=False):
-    class_weight = "balanced" if is_balanced else None
-    return LogisticRegression(C=strength, max_iter=500, class_weight=class_weight)
+def _fit(views, labels, strength, is_balanced=False):
+    """Returns a logistic regression of all views, each with its share of the weight."""
+    num_views = views.shape[1]
+    regression = LogisticRegression(
+        C=strength / num_views,
+        max_iter=500,
+        class_weight="balanced" if is_balanced else None,
+    )
+    features = views.reshape(len(labels) * num_views, -1)
+    with threadpool_limits(1):  # More threads slow down its many small products.
+        return regression.fit(features, np.repeat(labels, num_views))

@@ -63,15 +63,15 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         run,
         f"logistic regression on {'frozen features' if config.weights else 'pixels'}",
         baselines.of_features(),
-        features,
+        {split: (views[:, 0], labels) for split, (views, labels) in features.items()},
     )
 
     # Phase 1: a linear head on the frozen backbone.
     compile_model(model, config, config.learning_rate)
     head_epochs = 0
     if config.weights:
-        inputs, labels = features["train"]
-        head = linear_head.fit(inputs, labels, config.class_weights)
+        views, labels = features["train"]
+        head = linear_head.fit(views, labels, config.class_weights)
         set_head(model, head)
         head_epochs = 1
         if not runs.read_history(run):
@@ -191,14 +191,12 @@ def beats_head(head, features, validation_examples, config, run):
         config: The settings.
         run: The run directory.
     """
-    inputs, labels = features["validation"]
+    views, labels = features["validation"]
     some = linear_head.draw(validation_examples, linear_head.MAX_EXAMPLES, config.seed)
     model = keras.saving.load_model(run / "model.keras", compile=False)
     scores = model.predict(make_batches(some, config), verbose=0)
-    rows = np.arange(len(labels))
-    tiny = np.finfo("float32").tiny
-    gains = np.log(np.maximum(scores[rows, labels], tiny))
-    gains -= np.log(np.maximum(head.predict_proba(inputs)[rows, labels], tiny))
+    gains = linear_head.log_losses(head.predict_proba(views[:, 0]), labels)
+    gains -= linear_head.log_losses(scores, labels)
     return gains.mean() > gains.std() / np.sqrt(len(labels))
 
 
@@ -214,8 +212,8 @@ def keep_head(model, features, config, run):
         run: The run directory; `model.keras` becomes this model.
     """
     parts = [features["train"], features["validation"]]
-    inputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-    set_head(model, linear_head.fit(inputs, labels, config.class_weights))
+    views, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    set_head(model, linear_head.fit(views, labels, config.class_weights))
     with runs.replacing(run / "model.keras") as unfinished:
         model.save(unfinished)
     print(

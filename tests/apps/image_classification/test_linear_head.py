@@ -37,9 +37,69 @@ def test_regularization_is_stronger_for_noise():
     labels = rng.integers(0, 2, 80)
     noise = rng.normal(size=(80, 200))
     signal = np.concatenate([20 * labels[:, None], noise], axis=1)
-    of_noise = linear_head.fit(noise, labels, False)
-    of_signal = linear_head.fit(signal, labels, False)
+    of_noise = linear_head.fit(noise[:, None], labels, False)
+    of_signal = linear_head.fit(signal[:, None], labels, False)
     assert of_noise.C < of_signal.C
+
+
+def test_the_same_view_twice_changes_nothing():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    features = rng.normal(size=(60, 1, 8)) + labels[:, None, None]
+    once = linear_head.fit(features, labels, False)
+    twice = linear_head.fit(np.repeat(features, 2, axis=1), labels, False)
+    np.testing.assert_allclose(twice.coef_, once.coef_, atol=1e-3)
+
+
+def test_an_image_is_held_out_with_all_its_views():
+    """A second view that tells the class must not help where it is not seen."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    features = rng.normal(size=(40, 2, 30))
+    alone = linear_head.cross_validate(features[:, :1], labels, 1.0)
+    features[:, 1] = features[:, 0]
+    together = linear_head.cross_validate(features, labels, 1.0)
+    np.testing.assert_allclose(together, alone, atol=1e-2)
+    assert together.shape == (40,)
+    # A class with one example is left out.
+    losses = linear_head.cross_validate(features[:5], np.array([0, 1, 0, 1, 2]), 1.0)
+    assert losses.shape == (4,)
+
+
+def test_the_losses_are_those_of_the_classes():
+    scores = np.array([[0.25, 0.75], [1.0, 0.0]])
+    losses = linear_head.log_losses(scores, np.array([1, 0]))
+    np.testing.assert_allclose(losses, [-np.log(0.75), 0], atol=1e-6)
+    assert np.isfinite(linear_head.log_losses(scores, np.array([0, 1]))).all()
+
+
+def test_the_first_features_are_kept_unless_others_are_clearly_better(
+    examples, config, monkeypatch
+):
+    def load_available(names, input_shape, weights):
+        return {name: load(seeing) for name in names}, {}
+
+    monkeypatch.setattr(backbones, "load_available", load_available)
+    settings = {"backbone": "auto", "resize": "crop", "weights": "imagenet"}
+    config = dataclasses.replace(config, **settings)
+    rng = np.random.default_rng(0)
+    for gain, expected in ((0.05, "EfficientNetLite0"), (1.0, "MobileNetV2")):
+        losses = [rng.normal(2 - gain, 1, 50), rng.normal(2, 1, 50)]
+        monkeypatch.setattr(linear_head, "cross_validate", lambda *_, x=losses: x.pop())
+        assert linear_head.choose(config, examples).backbone == expected
+
+
+def test_mirror_images_are_second_views(config, examples):
+    inputs = keras.Input(SHAPE)
+    first_column = keras.Model(inputs, inputs[:, :, 0, 0])
+    last_column = keras.Model(inputs, inputs[:, :, -1, 0])
+    config = dataclasses.replace(config, resize="squash")
+    views = linear_head.extract(first_column, examples, config, is_mirrored=True)
+    assert views.shape == (len(examples), 2, SHAPE[0])
+    plain = linear_head.extract(first_column, examples, config)
+    np.testing.assert_array_equal(plain[:, 0], views[:, 0])
+    other_side = linear_head.extract(last_column, examples, config)
+    np.testing.assert_array_equal(other_side[:, 0], views[:, 1])
 
 
 def test_auto_takes_the_features_that_tell_classes_apart(
@@ -106,7 +166,7 @@ def test_features_are_extracted_once(config, tmp_path, monkeypatch):
     config = dataclasses.replace(config, resize="crop")
     parts = linear_head.load_features(model, splits, config, tmp_path)
     pixels, labels = parts["test"]
-    assert pixels.shape == (6, 16 * 16 * 3)
+    assert pixels.shape == (6, 1, 16 * 16 * 3)
     assert 0 <= pixels.min() < pixels.max() <= 1
     np.testing.assert_array_equal(labels, splits["test"].labels)
     monkeypatch.delattr(linear_head, "extract")

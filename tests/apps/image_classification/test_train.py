@@ -51,7 +51,7 @@ def pretrained(config):
 
 def test_without_epochs_the_head_is_a_logistic_regression(pretrained, tmp_path, capsys):
     """It is fitted on the training and the validation images together."""
-    config = dataclasses.replace(pretrained, epochs=0)
+    config = dataclasses.replace(pretrained, epochs=0, flip=False)
     summary = train(config, tmp_path / "run")
     assert summary["best_epoch"] == summary["epochs"] == 1
     assert "the linear head is kept" in capsys.readouterr().out
@@ -98,12 +98,12 @@ def test_fine_tuning_must_clearly_beat_the_head(pretrained, tmp_path):
     train(dataclasses.replace(pretrained, epochs=0), run)
     splits = load_examples(pretrained)
     features = linear_head.load_features(load_run(run).model, splits, pretrained, run)
-    inputs, labels = (
+    views, labels = (
         np.concatenate([features[s][i] for s in ("train", "validation")])
         for i in (0, 1)
     )
-    same = linear_head.fit(inputs, labels, is_balanced=False)
-    worse = LogisticRegression().fit(inputs, np.roll(labels, 5))
+    same = linear_head.fit(views, labels, is_balanced=False)
+    worse = LogisticRegression().fit(views[:, 0], np.roll(labels, 5))
     arguments = (features, splits["validation"], pretrained, run)
     assert not beats_head(same, *arguments)
     assert beats_head(worse, *arguments)
