@@ -18,20 +18,29 @@ class Length(NamedTuple):
 
 
 def limit_epochs(
-    steps_per_epoch: int, max_steps: int | None, *epochs: int
+    steps_per_epoch: int, max_steps: int | None, *epochs: int, min_steps: int = 0
 ) -> list[Length]:
-    """Gives large data sets fewer epochs, and prints so.
+    """Gives large data sets fewer epochs and small ones more, and prints so.
 
     Args:
         steps_per_epoch: The number of batches.
         max_steps: Largest number of steps of the whole training, or None.
-        *epochs: The epochs of each phase. All phases are shortened alike.
+        *epochs: The epochs of each phase. All phases are changed alike.
+        min_steps: Least number of steps of the whole training, but no more than
+            `max_steps`. Defaults to 0.
 
     Returns:
         The length of each phase. Epochs have fewer steps where `max_steps` is less than
         an epoch; phases of 0 epochs keep them.
     """
     total = sum(epochs) * steps_per_epoch
+    if 0 < total < min_steps <= (max_steps or min_steps):
+        more = [-(-number * min_steps // total) for number in epochs]
+        print(
+            f"trains {sum(more)} epochs instead of {sum(epochs)}: an epoch has "
+            f"{steps_per_epoch} steps, and --min-steps is {min_steps}"
+        )
+        return [Length(number, steps_per_epoch) for number in more]
     if max_steps is None or total <= max_steps:
         return [Length(number, steps_per_epoch) for number in epochs]
     lengths = []

@@ -117,9 +117,11 @@ class Config:
     """Epochs with the shorter half of the recordings, before those with all of them.
     Without them, CTC may write nothing for a long time."""
     epochs: Count = 60
-    """Maximum number of epochs with all recordings."""
-    patience: Count | None = 15
+    """Number of epochs with all recordings."""
+    patience: Count | None = None
     """Epochs without a better validation error rate after which training stops."""
+    min_steps: CountOrZero = 2_500
+    """Least number of training steps; small data sets get more epochs."""
     max_steps: Count | None = 10_000
     """Largest number of training steps; large data sets get fewer epochs, or a part of
     one."""
@@ -182,6 +184,7 @@ def morse():
         dropout=0.0,
         short_epochs=8,
         epochs=12,
+        patience=15,
         batch_size=8,
         learning_rate=5e-3,
     )
@@ -202,6 +205,7 @@ def spoken_digits():
         sampling_rate=8_000,
         num_mels=40,
         epochs=40,
+        patience=15,
     )
 
 
@@ -219,6 +223,7 @@ def an4():
         split_column="suggested_split",
         sampling_rate=8_000,
         word_list="train",
+        patience=15,
     )
 
 

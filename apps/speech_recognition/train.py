@@ -61,7 +61,9 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     validation_batches = make_batches(splits["validation"], config, tokenizer)
 
     model = make_model(config, len(tokenizer))
-    (length,) = schedules.limit_epochs(len(batches), config.max_steps, config.epochs)
+    (length,) = schedules.limit_epochs(
+        len(batches), config.max_steps, config.epochs, min_steps=config.min_steps
+    )
     short_batches = make_batches(
         shorter_half(splits["train"]), config, tokenizer, training=True
     )

@@ -46,5 +46,27 @@ def test_large_data_sets_get_fewer_epochs(
     assert (f"--max-steps is {max_steps}" in capsys.readouterr().out) == is_limited
 
 
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "max_steps", "epochs", "expected"),
+    [
+        (100, None, [20], [(20, 100)]),
+        (10, None, [20], [(50, 10)]),
+        (7, 9_999, [20], [(72, 7)]),
+        (10, None, [2, 20], [(5, 10), (46, 10)]),
+        # The largest number counts more than the least.
+        (10, 499, [20], [(20, 10)]),
+        (10, 100, [20], [(10, 10)]),
+        (10, None, [0], [(0, 10)]),
+    ],
+)
+def test_small_data_sets_get_more_epochs(
+    steps_per_epoch, max_steps, epochs, expected, capsys
+):
+    lengths = limit_epochs(steps_per_epoch, max_steps, *epochs, min_steps=500)
+    assert lengths == expected
+    is_longer = sum(each.epochs for each in lengths) > sum(epochs)
+    assert ("--min-steps is 500" in capsys.readouterr().out) == is_longer
+
+
 def test_a_phase_that_is_skipped_stays_so():
     assert [length.epochs for length in limit_epochs(100, 300, 0, 6, 0)] == [0, 3, 0]

@@ -66,7 +66,8 @@ def test_it_transcribes_as_well_as_its_card_says(preset, released, card, example
 
 def test_the_preset_is_that_of_the_release(preset, card):
     config = dataclasses.asdict(CONFIGS[preset]())
-    assert json.loads(json.dumps(config)) == card["config"]
+    config = json.loads(json.dumps(config))
+    assert {name: config[name] for name in card["config"]} == card["config"]
 
 
 def test_served_and_on_a_device_it_transcribes_alike(released, examples):

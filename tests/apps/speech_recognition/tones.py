@@ -57,4 +57,5 @@ SMALL = {
     "learning_rate": 1e-2,
     "short_epochs": 0,
     "epochs": 16,
+    "min_steps": 0,
 }
