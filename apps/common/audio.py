@@ -56,6 +56,18 @@ def read_audio(path: Path, rate: int) -> np.ndarray:
     return change_rate(samples.mean(axis=1), found_rate, rate)
 
 
+def read_seconds(path: Path) -> float:
+    """Returns the length of a recording, read from its header.
+
+    Raises:
+        BadInput: As for `read_audio`.
+    """
+    import soundfile
+
+    with _reading(path):
+        return soundfile.info(path).duration
+
+
 def read_pieces(
     path: Path, rate: int, max_seconds: float
 ) -> Iterator[tuple[float, np.ndarray]]:
@@ -305,7 +317,9 @@ def _resample(samples, rate, to_rate):
     end = num_blocks * num_old + margin - num_samples
     frames = tf.signal.frame(tf.pad(samples, [[margin, end]]), length, num_old)
     resampled = tf.reshape(tf.matmul(frames, weights, transpose_b=True), [-1])
-    num_resampled = -(-num_samples * num_new // num_old)
+    # The product may be more than an int32.
+    product = tf.cast(num_samples, tf.int64) * tf.cast(num_new, tf.int64)
+    num_resampled = -(-product // tf.cast(num_old, tf.int64))
     return resampled[:num_resampled]
 
 

@@ -16,6 +16,9 @@ def evaluate(
     model: cli.Model,
     data: cli.Data = None,
     split: cli.Split = "test",
+    audio_column: str | None = None,
+    text_column: str | None = None,
+    speaker_column: str | None = None,
     noise: Annotated[
         bool, arg(help="Also score the recordings with noise 20, 10 and 0 dB below.")
     ] = False,
@@ -25,10 +28,16 @@ def evaluate(
     """Score a model: word and character error rates, by search and by speaker.
 
     Single words also get their accuracy and a confusion matrix.
+
+    Args:
+        audio_column: The column of the audio files. Defaults to that of the training.
+        text_column: The column of the texts. Defaults to that of the training.
+        speaker_column: The column of the speakers. Defaults to that of the training.
     """
     from apps.speech_recognition.evaluate import evaluate
 
-    report = evaluate(model, data, split, noise, figures)
+    columns = (audio_column, text_column, speaker_column)
+    report = evaluate(model, data, split, columns, noise, figures)
     if json:
         cli.print_json(report)
 

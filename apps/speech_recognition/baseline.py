@@ -24,8 +24,8 @@ def measure(network, splits, run):
         run: The run directory.
 
     Returns:
-        The record: `name`, and for `validation` and `test` the `wer` and the
-        `accuracy`.
+        The record: `name`, and for `validation` and `test` the `wer`, the `cer` and
+        the `accuracy`.
     """
     train = splits["train"]
     nearest = NearestNeighbors(n_neighbors=1).fit(features(network, train.waveforms))
@@ -36,7 +36,7 @@ def measure(network, splits, run):
             features(network, examples.waveforms), return_distance=False
         )
         scores = error_rates(examples.texts, [train.texts[i] for i in found[:, 0]])
-        record[split] = {name: scores[name] for name in ("wer", "accuracy")}
+        record[split] = {name: scores[name] for name in ("wer", "cer", "accuracy")}
     baselines.write(run, record)
     return record
 

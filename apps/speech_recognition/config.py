@@ -18,6 +18,7 @@ from apps.common.ranges import (
     check_ranges,
 )
 
+MAX_SECONDS = 60  # Of a recording that a model transcribes.
 Decibels = Annotated[float, Range(-20, 100)]
 Factor = Annotated[float, Range(0.5, 2)]
 
@@ -47,7 +48,7 @@ class Config:
     split_column: str | None = None
     """Column of the split of each row, if a single table has all of them."""
     test_speaker: str | None = None
-    """Train without this speaker, and test on nobody else."""
+    """Train without this speaker, and test on this one only."""
     leave_one_speaker_out: bool = False
     """Before the training with all speakers, train without each in turn, and report
     how the one left out is recognized: what a new speaker may expect."""
@@ -59,7 +60,7 @@ class Config:
     sampling_rate: Annotated[int, Range(4_000, 48_000)] = 16_000
     """Samples per second that the network hears, a multiple of 100. Recordings are
     resampled."""
-    max_seconds: Annotated[float, Range(0.1, 120)] = 20.0
+    max_seconds: Annotated[float, Range(0.1, MAX_SECONDS)] = 20.0
     """Longest training recording; longer ones are skipped."""
     noise: Fraction = 0.5
     """Fraction of the training recordings to which noise is added."""
@@ -108,9 +109,10 @@ class Config:
     """A text file with one word per line, or `train` for the words of the training
     texts. The beam search of CTC writes no other words."""
     language_weight: Annotated[float, Range(0, 10)] = 0.5
-    """Weight of the words' probabilities, from pairs of words in the training texts."""
+    """Weight of the words' probabilities, from pairs of words in the training texts;
+    for `--word-list`."""
     word_bonus: Annotated[float, Range(-10, 10)] = 0.0
-    """Added to the score of a text for each of its words."""
+    """Added to the score of a text for each of its words; for `--word-list`."""
 
     # Training
     short_epochs: CountOrZero = 3
@@ -138,7 +140,7 @@ class Config:
     label_smoothing: Rate = 0.1
     """Label smoothing of the attention decoder."""
     gradient_norm: PositiveNumber = 1.0
-    """Maximum norm of each weight's gradient; larger ones are clipped."""
+    """Maximum norm of all gradients together; larger ones are scaled down."""
     seed: Seed = 0
     """Seed of the splits, the initial weights, the order and the augmentation."""
 
@@ -149,6 +151,8 @@ class Config:
             raise BadInput(
                 f"--sampling-rate {self.sampling_rate} must be a multiple of 100"
             )
+        if self.streaming and self.decoder == "attention":
+            raise BadInput("--streaming needs --decoder ctc, not attention")
         if self.word_list and self.decoder == "attention":
             raise BadInput(
                 f"--word-list {self.word_list} needs --decoder ctc; pass --word-list "

@@ -52,7 +52,7 @@ def make_word_list(words, space, num_tokens, log_probabilities=None):
 
     Args:
         words: The token ids of each word.
-        space: The token id between words.
+        space: The token id between words; None if a text has one word only.
         num_tokens: Number of different token ids, the blank included.
         log_probabilities: As in `WordList`. Defaults to 0: all words are alike.
     """
@@ -70,7 +70,7 @@ def make_word_list(words, space, num_tokens, log_probabilities=None):
     for node, following in enumerate(nodes):
         for token, other in following.items():
             next_node[node, token] = other
-        if ends[node] >= 0:
+        if ends[node] >= 0 and space is not None:
             next_node[node, space] = 0
     if log_probabilities is None:
         log_probabilities = np.zeros((1, len(words)))

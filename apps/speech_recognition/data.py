@@ -15,7 +15,7 @@ from apps.common.errors import BadInput, closest
 from apps.common.images import list_files
 from apps.common.text import print_unused, read_lines, read_table, split_files
 from apps.speech_recognition import embedded
-from apps.speech_recognition.config import CONFIGS
+from apps.speech_recognition.config import CONFIGS, MAX_SECONDS
 
 # Limits of the length buckets, in seconds. A batch holds recordings of one bucket only,
 # so it has little padding.
@@ -115,13 +115,23 @@ def load_split(config, split, is_other_data=False, held_out=None):
 def _other_data(config):
     """Returns the settings for other data than a model was trained on.
 
-    The columns are those of the preset for the data, if there is one.
+    The columns are those of the preset for the data, if there is one. Otherwise those
+    of the training; speakers and splits need not be there.
     """
     config = replace(config, test_speaker=None, leave_one_speaker_out=False)
     for preset in (make() for make in CONFIGS.values()):
         if datasets.is_same(preset.data, config.data):
             names = ("audio_column", "text_column", "speaker_column", "split_column")
             return replace(config, **{name: getattr(preset, name) for name in names})
+    path = Path(config.data)
+    for name in ("speaker_column", "split_column"):
+        column = getattr(config, name)
+        try:
+            if column and path.is_file():
+                read_table(path, {name: column})
+        except BadInput:
+            print(f"{path} has no column '{column}', which is not needed")
+            config = replace(config, **{name: None})
     return config
 
 
@@ -136,6 +146,12 @@ def read_splits(config):
     Raises:
         BadInput: The data cannot be used.
     """
+    is_built_in = config.data == "morse" or config.data.startswith("tfds:")
+    if is_built_in and config.test_speaker is not None:
+        raise BadInput(
+            f"--test-speaker {config.test_speaker} needs a table or a folder; "
+            f"{config.data} names no speakers"
+        )
     if config.data == "morse":
         return {
             split: _message_examples(split, messages, config.sampling_rate)
@@ -180,7 +196,10 @@ def read_rows(config):
     if files := split_files(root):
         print_unused(root, [*files.values(), *filter(Path.is_dir, root.iterdir())])
         tables = {split: _table(path, config) for split, path in files.items()}
-        return {split: table["train"] for split, table in tables.items()}
+        return {
+            split: [row for rows in table.values() for row in rows]
+            for split, table in tables.items()
+        }
     return _word_folders(root)
 
 
@@ -197,6 +216,9 @@ def _table(path, config):
             skipped.append((name, "names no audio file"))
             continue
         split = value.get("split_column", "train").lower()
+        if not split:
+            skipped.append((name, "names no split"))
+            continue
         rows.setdefault(SPLITS.get(split, split), []).append(
             Row(
                 path.parent,
@@ -300,23 +322,21 @@ def _hold_out_speaker(rows, config):
 
 def _read(rows, config, split):
     """Returns the `Examples` of some rows; what cannot be used is skipped and named."""
+    most, limit = MAX_SECONDS, f"{MAX_SECONDS} seconds"
+    if split == "train":
+        most, limit = config.max_seconds, f"--max-seconds {config.max_seconds:g}"
 
     def read(row):
         text = " ".join(row.text.split())
         if not text and split == "train":
             return "has no text"
         try:
+            if audio.read_seconds(row.path) > most:
+                return f"is longer than {limit}"
             waveform = audio.read_audio(row.path, config.sampling_rate)
         except BadInput as error:
             return str(error)
-        if not len(waveform):
-            return "has no samples"
-        if (
-            split == "train"
-            and len(waveform) > config.max_seconds * config.sampling_rate
-        ):
-            return f"is longer than --max-seconds {config.max_seconds:g}"
-        return waveform, text
+        return (waveform, text) if len(waveform) else "has no samples"
 
     with ThreadPoolExecutor() as pool:
         found = list(

@@ -1,7 +1,7 @@
 """Scores a recognizer on recordings that it has not heard."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ def evaluate(
     model: str,
     data: str | None = None,
     split: str = "test",
+    columns: Sequence[str | None] = (None, None, None),
     noise_sweep: bool = False,
     figures_folder: Path | None = None,
 ) -> dict[str, Any]:
@@ -57,7 +58,10 @@ def evaluate(
         BadInput: The model or the data cannot be used.
     """
     predictors = {name: load_model(model, SEARCHES[name]) for name in SEARCHES}
-    config, is_other_data, held_out = data_settings(Config, model, data)
+    names = ("audio_column", "text_column", "speaker_column")
+    config, is_other_data, held_out = data_settings(
+        Config, model, data, **dict(zip(names, columns, strict=True))
+    )
     examples = load_split(config, split, is_other_data, held_out)
     print(f"{len(examples)} recordings of {config.data}")
     rate = config.sampling_rate
@@ -160,7 +164,8 @@ def print_report(report: Mapping[str, Any]) -> None:
             f"{row['substitutions']:9}{row['insertions']:9}{row['deletions']:9}"
         )
     if baseline := report["baseline"]:
-        print(f"baseline WER {baseline['wer']:.4f} ({baseline['name']})")
+        scores = f"WER {baseline['wer']:.4f}, exact {baseline['accuracy']:.4f}"
+        print(f"baseline {scores} ({baseline['name']})")
     print(
         f"{report['recordings']} recordings of {report['seconds']} seconds; real-time "
         f"factor {report['real_time_factor']:.3f}"

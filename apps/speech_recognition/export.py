@@ -155,9 +155,11 @@ def device_functions(network, beam_size):
 
 def exam(test_examples, rate):
     """Returns how engines are measured."""
+    seconds = sum(map(len, test_examples.waveforms)) / rate
 
     def measure(predictor, reference):
-        transcripts = score(predictor, test_examples, rate).transcripts
+        found = score(predictor, test_examples, rate)
+        transcripts = found.transcripts
         reference = reference or transcripts
         scores = metrics.error_rates(test_examples.texts, transcripts)
         pairs = zip(transcripts, reference, strict=True)
@@ -167,6 +169,7 @@ def exam(test_examples, rate):
             "cer": round(scores["cer"], 4),
             "accuracy": round(scores["accuracy"], 4),
             "changed_transcripts": round(changed, 4),
+            "real_time_factor": round(found.seconds / seconds, 4),
         }, transcripts
 
     return Exam(
@@ -217,7 +220,8 @@ def card(config, transcriber, splits):
         facts={
             "Differences": (
                 "`changed transcripts` is the fraction of recordings whose transcript "
-                "differs from the trained model's."
+                "differs from the trained model's. `real time factor` is the time to "
+                "transcribe a recording divided by its length."
             )
         },
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from apps.common import audio, datasets, figures, runs
 from apps.common.errors import BadInput
 from apps.common.images import list_files
-from apps.common.predictors import data_settings
+from apps.common.predictors import about, data_settings
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import AUDIO_ENDINGS, load_split
 from apps.speech_recognition.signatures import load_model, word_times
@@ -36,8 +36,9 @@ def predict(
         BadInput: The model or a recording cannot be used.
     """
     predictor = load_model(model)
-    config, _, held_out = data_settings(Config, model)
-    rate = config.sampling_rate
+    settings = (about(model) or {}).get("config", {})
+    # Any rate will do; that of the model needs no resampling.
+    rate = settings.get("sampling_rate", Config.sampling_rate)
     if microphone:
         recordings = [("microphone", iter([(0.0, record(microphone, rate))]))]
     elif inputs:
@@ -46,6 +47,7 @@ def predict(
             for path in find_recordings(inputs)
         ]
     else:
+        config, _, held_out = data_settings(Config, model)
         examples = load_split(config, "test", held_out=held_out)
         some = datasets.evenly(examples, MAX_DRAWN)
         recordings = [

@@ -10,11 +10,10 @@ import tensorflow as tf
 from apps.common import audio, limits, runs
 from apps.common.predictors import Predictor, load_predictor
 from apps.speech_recognition import ctc, search, words
-from apps.speech_recognition.config import Config
+from apps.speech_recognition.config import MAX_SECONDS, Config
 from apps.speech_recognition.model import Recognizer
 from apps.speech_recognition.tokenizer import Tokenizer, load_tokenizer
 
-MAX_SECONDS = 60  # Of a recording.
 # What a request may contain, for the card.
 LIMITS = {"max_inputs": limits.MAX_INPUTS, "max_seconds": MAX_SECONDS}
 

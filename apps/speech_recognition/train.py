@@ -3,6 +3,7 @@
 python -m apps.speech_recognition train morse
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from apps.speech_recognition.words import FILE as WORDS_FILE
 from apps.speech_recognition.words import load_word_list
 
 MONITOR = "val_cer"
+MAX_UNKNOWN_SHOWN = 10
 
 
 def train(config: Config, run: Path) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         tokenizer = load_tokenizer(run)
     else:
         tokenizer = make_tokenizer(splits["train"].texts, config)
+    print_unknown(tokenizer, splits)
     batches = make_batches(splits["train"], config, tokenizer, training=True)
     validation_batches = make_batches(splits["validation"], config, tokenizer)
 
@@ -67,7 +70,9 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     short_batches = make_batches(
         shorter_half(splits["train"]), config, tokenizer, training=True
     )
-    short_steps = config.short_epochs * len(short_batches)
+    short_batches = short_batches.take(length.steps_per_epoch)
+    short_epochs = min(config.short_epochs, length.epochs)
+    short_steps = short_epochs * len(short_batches)
     compile_model(model, config, short_steps + length.steps)
     word_list = load_word_list(splits["train"].texts, tokenizer, config)
     runs.start(config, run, splits.held_out)
@@ -75,7 +80,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     if word_list:
         np.savez_compressed(run / WORDS_FILE, **word_list._asdict())
     record = baseline.measure(model, splits, run)
-    last_epoch = config.short_epochs + length.epochs
+    last_epoch = short_epochs + length.epochs
 
     def fit(phase, batches, first_epoch, epochs, patience):
         runs.fit(
@@ -94,10 +99,10 @@ def train(config: Config, run: Path) -> dict[str, Any]:
             callbacks=[ValidationErrors(validation_batches, tokenizer)],
         )
 
-    if config.short_epochs:
-        fit("short", short_batches, 0, config.short_epochs, None)
+    if short_epochs:
+        fit("short", short_batches, 0, short_epochs, None)
     batches = batches.take(length.steps_per_epoch)
-    fit("all", batches, config.short_epochs, length.epochs, config.patience)
+    fit("all", batches, short_epochs, length.epochs, config.patience)
     figures.draw_curves(runs.read_history(run), run / "curves.png")
     summary = runs.finish(run, MONITOR, "min")
     baselines.print_verdict(
@@ -111,10 +116,10 @@ def train(config: Config, run: Path) -> dict[str, Any]:
 
 
 def train_without_each_speaker(config: Config, run: Path) -> None:
-    """Trains without each speaker in turn, and prints how the others are recognized.
+    """Trains without each speaker in turn, and prints how that speaker is recognized.
 
-    What the model has of a new speaker is the mean. The models are kept in a folder of
-    the run, and the scores in `new_speakers.json`.
+    The mean over the speakers estimates the scores for a new one. The models are kept
+    in a folder of the run, and the scores in `new_speakers.json`.
 
     Args:
         config: The settings.
@@ -142,9 +147,21 @@ def train_without_each_speaker(config: Config, run: Path) -> None:
 
 
 def shorter_half(examples: Examples) -> Examples:
-    """Returns the shorter half of some recordings: CTC learns them first, and soon."""
+    """Returns the shorter half of some recordings, which CTC learns first."""
     order = np.argsort([len(each) for each in examples.waveforms], kind="stable")
     return datasets.take(examples, order[: -(-len(order) // 2)])
+
+
+def print_unknown(tokenizer, splits):
+    """Prints the characters or words that only other texts than the training's have."""
+    for split in ("validation", "test"):
+        unknown = set().union(*map(tokenizer.unknown, splits[split].texts))
+        if unknown:
+            print(
+                f"never written, because no training text has them, but in the texts "
+                f"for {split}: {', '.join(sorted(unknown)[:MAX_UNKNOWN_SHOWN])}",
+                file=sys.stderr,
+            )
 
 
 def make_model(config: Config, num_tokens: int) -> Recognizer:

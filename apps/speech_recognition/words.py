@@ -56,7 +56,7 @@ def load_word_list(texts, tokenizer, config):
             f"--word-list {config.word_list} has no word that can be written; write "
             "one word per line, as in the training texts"
         )
-    (space,) = tokenizer.encode(" ") or [-1]
+    (space,) = tokenizer.encode(" ") or [None]
     return make_word_list(
         [tokenizer.encode(word) for word in words],
         space,

@@ -404,9 +404,9 @@ def main():
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="write while listening to standard input: raw samples of 16 bits, mono, "
-        "at the sampling rate of the model, which must have been trained with "
-        "--streaming",
+        help="write while listening to standard input, without a search: raw samples "
+        "of 16 bits, mono, at the sampling rate of the model, which must have been "
+        "trained with --streaming",
     )
     parser.add_argument(
         "--model",
@@ -424,7 +424,10 @@ def main():
         if not path.is_file():
             stop(f"there is no file {path}")
     if arguments.stream:
-        stream(arguments.model, sys.stdin.buffer)
+        try:
+            stream(arguments.model, sys.stdin.buffer)
+        except KeyboardInterrupt:
+            print()
         return
     if not arguments.recordings:
         stop("recordings are required; name WAV files, or pass --stream")

@@ -168,3 +168,19 @@ def test_long_recordings_are_read_in_pieces(tmp_path):
     assert len(halved[0][1]) == round(starts[1] * 8_000)
     with pytest.raises(BadInput, match="there is no file"):
         next(audio.read_pieces(tmp_path / "none.wav", 8_000, 4.0))
+
+
+def test_long_recordings_have_their_whole_length():
+    """The number of samples times the new ones of a block is more than an int32."""
+    num_samples, rate = 4_000_000, 99_975
+    assert num_samples * 640 > 2**31  # 25 divides both rates.
+    resampled = audio.resample(tf.zeros([num_samples]), tf.constant(rate), 16_000)
+    assert len(resampled) == -(-num_samples * 16_000 // rate)
+
+
+def test_the_length_is_read_from_the_header(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(12_000), 8_000)
+    assert audio.read_seconds(tmp_path / "a.wav") == pytest.approx(1.5)
+    (tmp_path / "b.wav").write_text("no audio")
+    with pytest.raises(BadInput, match=r"b\.wav cannot be read as audio"):
+        audio.read_seconds(tmp_path / "b.wav")

@@ -36,6 +36,8 @@ def test_a_table_without_its_audio_files_is_refused(refused, table, tmp_path):
         (["--test-speaker", "ann"], "--test-speaker ann is none of the speakers"),
         (["--leave-one-speaker-out"], "name their column with --speaker-column"),
         (["--num-layers", 0], "--num-layers 0"),
+        (["--streaming", "--decoder", "attention"], "--streaming needs --decoder ctc"),
+        (["--max-seconds", 100], "--max-seconds 100"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(flags, says, refused, table):
@@ -52,3 +54,8 @@ def test_the_length_of_a_microphone_recording_has_limits(refused, run):
     predict = ["predict", "--model", run, "--microphone"]
     refused(*predict, 0, says=["--microphone"])
     refused(*predict, 600, says=["--microphone"])
+
+
+def test_built_in_data_has_no_speakers(refused):
+    says = ["--test-speaker ann needs a table or a folder; morse names no speakers"]
+    refused("train", "morse", "--test-speaker", "ann", says=says)

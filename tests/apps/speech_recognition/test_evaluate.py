@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from apps.common.errors import BadInput
 from apps.speech_recognition import metrics
 from apps.speech_recognition.data import Examples
 from apps.speech_recognition.evaluate import (
@@ -59,12 +60,13 @@ def test_the_table_has_a_row_for_each_part(capsys):
     scores = Scores(EXAMPLES.texts, NO_TIMES, 1.0)
     report = summarize({"greedy": scores, "beam": scores}, EXAMPLES, 8_000)
     report["noise"] = {10: {**report["greedy"], "wer": 0.25}}
-    print_report({**report, "baseline": {"wer": 0.5, "name": "the nearest"}})
+    baseline = {"wer": 0.5, "accuracy": 0.75, "name": "the nearest"}
+    print_report({**report, "baseline": baseline})
     lines = capsys.readouterr().out.splitlines()
     rows = {line[:16].strip(): line[16:].split() for line in lines}
     assert rows["noise at 10 dB"][0] == "0.2500"
     assert rows["speaker bob"][:3] == ["0.0000", "0.0000", "1.0000"]
-    assert "baseline WER 0.5000 (the nearest)" in lines
+    assert "baseline WER 0.5000, exact 0.7500 (the nearest)" in lines
     assert "3 recordings of 2.0 seconds; real-time factor 0.500" in lines
 
 
@@ -138,3 +140,18 @@ def test_letters_that_no_training_text_has_are_errors(run, tmp_path):
     assert report["recordings"] == 4
     assert report["accuracy"] <= 0.75
     assert report["substitutions"] + report["deletions"] >= 1
+
+
+def test_other_tables_may_have_other_columns(run, tmp_path, capsys):
+    table = tones.write(tmp_path, range(600, 603))
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    rows[0][:2] = ["file", "said"]
+    table.write_text("\n".join("\t".join(row[:2]) for row in rows) + "\n")
+    figures = {"figures_folder": tmp_path}
+    with pytest.raises(BadInput, match="no column 'audio'"):
+        evaluate(str(run), str(table), **figures)
+    columns = ("file", "said", None)
+    report = evaluate(str(run), str(table), columns=columns, **figures)
+    assert report["recordings"] == 3
+    assert report["speakers"] == {}
+    assert "has no column 'speaker', which is not needed" in capsys.readouterr().out

@@ -8,13 +8,17 @@ from apps.speech_recognition import train as training
 from apps.speech_recognition.config import Config
 from apps.speech_recognition.data import Examples
 from apps.speech_recognition.signatures import load_run
+from apps.speech_recognition.tokenizer import make_tokenizer
 from apps.speech_recognition.train import compile_model, make_model, train
 from tests.apps.speech_recognition import tones
 
 TINY = {**tones.SMALL, "filters": 2, "units": 4, "epochs": 1}
 
 
-def test_the_settings_reach_the_model():
+@pytest.mark.parametrize(
+    ("decoder", "streaming"), [("ctc", True), ("attention", False)]
+)
+def test_the_settings_reach_the_model(decoder, streaming):
     config = Config(
         "",
         sampling_rate=4_000,
@@ -24,10 +28,10 @@ def test_the_settings_reach_the_model():
         units=5,
         num_layers=1,
         dropout=0.4,
-        streaming=True,
+        streaming=streaming,
         time_masks=3,
         frequency_masks=1,
-        decoder="attention",
+        decoder=decoder,
         decoder_units=7,
         ctc_weight=0.2,
         label_smoothing=0.05,
@@ -122,3 +126,18 @@ def test_the_words_of_the_training_texts_restrict_the_search(tmp_path):
     train(config, tmp_path / "run")
     transcriber = load_run(tmp_path / "run")
     assert transcriber.word_list.log_probabilities.shape[1] == len(tones.WORDS)
+
+
+def test_letters_of_other_texts_are_named(capsys):
+    config = Config("")
+    tokenizer = make_tokenizer(["ab", "ba"], config)
+
+    def some(*texts):
+        return Examples(list(texts), [np.zeros(9)] * len(texts), list(texts), texts)
+
+    training.print_unknown(
+        tokenizer, {"validation": some("ab", "xb"), "test": some("a")}
+    )
+    said = capsys.readouterr().err
+    assert "texts for validation: x" in said
+    assert "test" not in said.replace("texts", "")

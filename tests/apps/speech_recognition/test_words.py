@@ -49,3 +49,16 @@ def test_bad_word_lists(tmp_path):
         load(str(file))
     with pytest.raises(BadInput, match="needs --token character, not word"):
         load("train", token="word")
+
+
+def test_single_words_that_begin_alike_are_all_reachable():
+    """No text has a space, so that no letter follows a complete word."""
+    texts = ["a", "ab", "b"]
+    found = load("train", texts=texts)
+    tokenizer = make_tokenizer(texts, Config("", word_list="train"))
+    for number, word in enumerate(texts):
+        node = 0
+        for token in tokenizer.encode(word):
+            node = found.next_node[node, token]
+        assert found.word[node] == number
+    assert (found.next_node >= 0).sum() == 3
