@@ -131,6 +131,13 @@ def test_silence_and_a_single_sample_have_no_words(predict, tmp_path):
         assert f"{name}.wav\t\n" in predict(tmp_path / f"{name}.wav")
 
 
+def test_recordings_need_no_training_data(predict, tmp_path, monkeypatch):
+    monkeypatch.delattr("apps.speech_recognition.predict.data_settings")
+    waveform, text, _ = tones.draw(0)
+    soundfile.write(tmp_path / "a.wav", waveform, tones.RATE)
+    assert f"a.wav\t{text}\n" in predict(tmp_path / "a.wav")
+
+
 def test_an_mp3_file_that_is_called_wav_is_read(predict, tmp_path):
     waveform, text, _ = tones.draw(0)
     soundfile.write(tmp_path / "a.wav", waveform, tones.RATE, format="MP3")
