@@ -18,6 +18,7 @@ from apps.speech_recognition.search import attention_beam_size
 from apps.speech_recognition.signatures import (
     LIMITS,
     MAX_SECONDS,
+    QUIETEST,
     load_model,
     load_run,
 )
@@ -78,6 +79,7 @@ def bundle(transcriber):
     settings = {
         "sampling_rate": config.sampling_rate,
         "max_seconds": MAX_SECONDS,
+        "quietest": QUIETEST,
         "frame_seconds": network.subsampling / 100,
         "beam": {"beam_size": config.beam_size},
     }

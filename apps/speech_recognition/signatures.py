@@ -14,6 +14,8 @@ from apps.speech_recognition.config import MAX_SECONDS, Config
 from apps.speech_recognition.model import Recognizer
 from apps.speech_recognition.tokenizer import Tokenizer, load_tokenizer
 
+# The amplitude below which a recording is silence, and has no words: -80 dB.
+QUIETEST = 1e-4
 # What a request may contain, for the card.
 LIMITS = {"max_inputs": limits.MAX_INPUTS, "max_seconds": MAX_SECONDS}
 
@@ -118,10 +120,12 @@ class Transcriber:
         num_samples = tf.shape(samples)[0][None]
         found = search(self.network([samples[None], num_samples]), num_samples)
         text, word_times = self._join(found.token_ids[0], found.frames[0])
+        # A model that has never heard silence writes anything there.
+        is_heard = tf.reduce_max(tf.abs(samples)) >= QUIETEST
         return {
-            "transcripts": text,
+            "transcripts": tf.where(is_heard, text, ""),
             "scores": found.scores[0],
-            "word_times": word_times,
+            "word_times": tf.where(is_heard, word_times, ""),
         }
 
     def _join(self, token_ids, frames):

@@ -72,6 +72,8 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
         samples, rate = decode_wav(wav, settings["max_seconds"])
         samples = resample(samples, rate, settings["sampling_rate"])
         token_ids, frames, score = write(samples)
+        if np.abs(samples).max() < settings["quietest"]:  # Silence has no words.
+            token_ids, frames = [], []
         times = word_times(token_ids, frames, tokens, settings["frame_seconds"])
         lines = [f"{start:.2f} {end:.2f} {word}" for start, end, word in times]
         return {

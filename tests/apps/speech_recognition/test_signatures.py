@@ -13,6 +13,7 @@ from apps.speech_recognition.config import Config
 from apps.speech_recognition.export import served
 from apps.speech_recognition.signatures import (
     MAX_SECONDS,
+    QUIETEST,
     Transcriber,
     load_model,
     word_times,
@@ -118,6 +119,17 @@ def test_a_short_or_silent_recording_has_an_answer(signature, ask):
     answers = ask(signature, files)
     assert answers["errors"].tolist() == [b""] * 4
     assert np.isfinite(answers["scores"]).all()
+    assert answers["transcripts"].tolist()[::2] == [b"", b""]
+
+
+def test_silence_has_no_words(ask):
+    """The network with random weights writes some."""
+    samples = np.stack([QUIETEST * wave * 1.9 for wave in (waveform(), -waveform())])
+    assert QUIETEST < np.abs(samples).max() < 2 * QUIETEST
+    loud, quiet = ask("tensors", samples), ask("tensors", samples / 3)
+    assert (loud["transcripts"] != b"").all()
+    for name in ("transcripts", "word_times"):
+        assert quiet[name].tolist() == [b"", b""]
 
 
 def test_samples_that_are_no_numbers_are_refused_or_ignored(ask):

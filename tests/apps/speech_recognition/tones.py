@@ -18,7 +18,8 @@ def render(text, random):
         tone = np.sin(2 * np.pi * HERTZ.get(letter, 0) * t) * np.hanning(length)
         parts += [0.5 * tone, np.zeros(300)]
     waveform = np.concatenate([*parts, np.zeros(500)])
-    return (waveform + random.normal(0, 0.01, len(waveform))).astype("float32")
+    waveform += random.normal(0, 0.01, len(waveform))
+    return np.pad(waveform, 400).astype("float32")  # Silence, as between files.
 
 
 def draw(seed):
