@@ -22,7 +22,8 @@ THUMBNAIL_PIXELS = 320
 MAX_EXAMPLES = 60
 MAX_TOKENS = 200
 MAX_ALIGNED_TOKENS = 40
-MAX_TITLE_LETTERS = 22  # In each line above an image of a grid.
+MAX_TITLE_LETTERS = 22  # In each line above an image of a grid,
+MAX_WIDE_TITLE_LETTERS = 90  # and above a recording.
 PANEL_PIXELS = 640  # The longer side of an image with boxes.
 PANEL_INCHES = 5.0  # Its width in a figure.
 
@@ -295,7 +296,7 @@ def draw_recordings(
         seconds = len(samples) / rate
         above.plot(np.arange(len(samples)) / rate, samples, lw=0.4, color="tab:blue")
         above.set_title(
-            _shorten(title, MAX_TITLE_LETTERS), loc="left", parse_math=False
+            _shorten(title, MAX_WIDE_TITLE_LETTERS), loc="left", parse_math=False
         )
         above.set(xticks=[], yticks=[])
         # A little noise, because silence has no logarithm.
