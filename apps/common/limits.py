@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-MAX_INPUTS = 32  # Images or texts in a request, as many as our own clients send.
+MAX_INPUTS = 32  # In a request, as many as our own clients send.
 
 
 def check_shape(

@@ -26,8 +26,8 @@ def limit_epochs(
         steps_per_epoch: The number of batches.
         max_steps: Largest number of steps of the whole training, or None.
         *epochs: The epochs of each phase. All phases are changed alike.
-        min_steps: Least number of steps of the whole training, but no more than
-            `max_steps`. Defaults to 0.
+        min_steps: Least number of steps of the whole training; ignored if `max_steps`
+            is less. Defaults to 0.
 
     Returns:
         The length of each phase. Epochs have fewer steps where `max_steps` is less than

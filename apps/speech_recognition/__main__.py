@@ -7,7 +7,7 @@ from tyro.conf import Positional, arg
 
 from apps.common import cli
 from apps.common.ranges import Range
-from apps.speech_recognition.config import CONFIGS, Config
+from apps.speech_recognition.config import CONFIGS, MAX_SECONDS, Config
 
 Variant = Literal["float32", "dynamic_range"]
 
@@ -36,7 +36,11 @@ def evaluate(
     """
     from apps.speech_recognition.evaluate import evaluate
 
-    columns = (audio_column, text_column, speaker_column)
+    columns = {
+        "audio_column": audio_column,
+        "text_column": text_column,
+        "speaker_column": speaker_column,
+    }
     report = evaluate(model, data, split, columns, noise, figures)
     if json:
         cli.print_json(report)
@@ -46,7 +50,7 @@ def predict(
     inputs: Positional[tuple[Path, ...]] = (),
     *,
     model: cli.Model,
-    microphone: Annotated[float | None, Range(0.1, 60)] = None,
+    microphone: Annotated[float | None, Range(0.1, MAX_SECONDS)] = None,
     json: Path | None = None,
     srt: Path | None = None,
     figure: cli.Figure = Path("runs/speech_recognition/predictions.png"),

@@ -146,8 +146,7 @@ def read_splits(config):
     Raises:
         BadInput: The data cannot be used.
     """
-    is_built_in = config.data == "morse" or config.data.startswith("tfds:")
-    if is_built_in and config.test_speaker is not None:
+    if config.test_speaker is not None and not _has_rows(config):
         raise BadInput(
             f"--test-speaker {config.test_speaker} needs a table or a folder; "
             f"{config.data} names no speakers"
@@ -164,6 +163,11 @@ def read_splits(config):
         rows = _hold_out_speaker(rows, config)
     splits = {split: _read(each, config, split) for split, each in rows.items()}
     return {split: examples for split, examples in splits.items() if len(examples)}
+
+
+def _has_rows(config):
+    """Returns whether the data is a table or a folder, which may name speakers."""
+    return config.data != "morse" and not config.data.startswith("tfds:")
 
 
 def _message_examples(split, messages, rate):
@@ -291,8 +295,7 @@ def read_speakers(config):
     Raises:
         BadInput: The data names fewer than two.
     """
-    is_built_in = config.data == "morse" or config.data.startswith("tfds:")
-    rows = {} if is_built_in else read_rows(config)
+    rows = read_rows(config) if _has_rows(config) else {}
     speakers = sorted({row.speaker for each in rows.values() for row in each} - {""})
     if len(speakers) < 2:
         raise BadInput(

@@ -1,7 +1,7 @@
 """Scores a recognizer on recordings that it has not heard."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ def evaluate(
     model: str,
     data: str | None = None,
     split: str = "test",
-    columns: Sequence[str | None] = (None, None, None),
+    columns: Mapping[str, str | None] | None = None,
     noise_sweep: bool = False,
     figures_folder: Path | None = None,
 ) -> dict[str, Any]:
@@ -58,9 +58,8 @@ def evaluate(
         BadInput: The model or the data cannot be used.
     """
     predictors = {name: load_model(model, SEARCHES[name]) for name in SEARCHES}
-    names = ("audio_column", "text_column", "speaker_column")
     config, is_other_data, held_out = data_settings(
-        Config, model, data, **dict(zip(names, columns, strict=True))
+        Config, model, data, **(columns or {})
     )
     examples = load_split(config, split, is_other_data, held_out)
     print(f"{len(examples)} recordings of {config.data}")

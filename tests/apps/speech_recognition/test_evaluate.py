@@ -150,7 +150,7 @@ def test_other_tables_may_have_other_columns(run, tmp_path, capsys):
     figures = {"figures_folder": tmp_path}
     with pytest.raises(BadInput, match="no column 'audio'"):
         evaluate(str(run), str(table), **figures)
-    columns = ("file", "said", None)
+    columns = {"audio_column": "file", "text_column": "said"}
     report = evaluate(str(run), str(table), columns=columns, **figures)
     assert report["recordings"] == 3
     assert report["speakers"] == {}

@@ -1,9 +1,7 @@
 import functools
-import io
 
 import numpy as np
 import pytest
-import soundfile
 import tensorflow as tf
 
 from apps.common import audio, saved_models
@@ -19,6 +17,7 @@ from apps.speech_recognition.signatures import (
     word_times,
 )
 from apps.speech_recognition.tokenizer import Tokenizer
+from tests.apps.speech_recognition.conftest import encode as wav
 from tests.apps.speech_recognition.test_model import NUM_TOKENS, TINY, tiny_model
 
 RATE = TINY["sampling_rate"]
@@ -67,12 +66,6 @@ def waveform(seconds=0.5, rate=RATE, seed=0):
     t = np.arange(round(seconds * rate)) / rate
     tone = np.sin(2 * np.pi * (300 + 900 * t) * t) * (1 + np.sin(9 * t)) / 4
     return (tone + random.normal(0, 0.01, len(t))).astype("float32")
-
-
-def wav(samples, rate=RATE, subtype="PCM_16"):
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, subtype, format="WAV")
-    return file.getvalue()
 
 
 def check_same(answers, expected):
