@@ -181,6 +181,31 @@ def resize_image(image: tf.Tensor, size: int, how: str) -> tf.Tensor:
     return tf.image.resize(image, (size, size), antialias=True)
 
 
+def place_map(values: tf.Tensor, height: int, width: int, how: str) -> np.ndarray:
+    """Returns a map of a square from `resize_image` as a map of the whole image.
+
+    Args:
+        values: The map, float32 `(rows, columns, 1)`.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        how: How the image became square, as for `resize_image`.
+
+    Returns:
+        float32 `(height, width)`; 0 where the square does not reach.
+    """
+    if how == "crop":
+        side = min(height, width)
+        values = tf.image.resize(values, (side, side))
+        top, left = (height - side) // 2, (width - side) // 2
+        values = tf.image.pad_to_bounding_box(values, top, left, height, width)
+    elif how == "pad":  # Padding is at the bottom or at the right.
+        side = max(height, width)
+        values = tf.image.resize(values, (side, side))[:height, :width]
+    else:
+        values = tf.image.resize(values, (height, width))
+    return values[..., 0].numpy()
+
+
 def fit_image(
     image: tf.Tensor, height: int, width: int
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:

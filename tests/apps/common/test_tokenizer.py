@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from apps.common.errors import BadInput
 from apps.common.text import PADDING, UNKNOWN, UNKNOWN_TOKEN
-from apps.translation.tokenizer import (
+from apps.common.tokenizer import (
     END,
     END_TOKEN,
     START,
