@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from apps.common import limits
+from apps.common import datasets, limits
 from apps.common.errors import BadInput
 from apps.common.image_headers import (
     DAMAGED,
@@ -352,6 +352,38 @@ def list_files(folder: Path) -> list[Path]:
             if not name.startswith(".") and name not in SYSTEM_FILES
         ]
     return sorted(paths)
+
+
+def find_images(inputs: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Returns the names and the files of images; folders are expanded.
+
+    Files in folders that are no images are reported and skipped.
+
+    Args:
+        inputs: Paths of files and folders.
+
+    Raises:
+        BadInput: A folder has no image.
+    """
+    names, files = [], []
+    for path in inputs:
+        if not path.is_dir():
+            names.append(str(path))
+            files.append(path)
+            continue
+        found = list_files(path)
+        readable, unreadable = make_decodable(found)
+        datasets.print_skipped((str(name), reason) for name, reason in unreadable)
+        usable = [
+            (str(name), file)
+            for name, file in zip(found, readable, strict=True)
+            if file
+        ]
+        if not usable:
+            raise BadInput(f"{path} has no image that can be read; pass another folder")
+        names += [name for name, _ in usable]
+        files += [file for _, file in usable]
+    return names, files
 
 
 def make_decodable(

@@ -133,6 +133,29 @@ class Captioner:
         return limits.answer(outputs, errors)
 
 
+def words_of(answers):
+    """Returns the tokens of each answer of a predictor as lists of strings.
+
+    The mark of a space, `▁`, is left out.
+    """
+    return [
+        [token.decode().replace("▁", "") for token in row if token]
+        for row in answers["tokens"]
+    ]
+
+
+def maps_of(answers):
+    """Returns the attention of each token of each answer of a predictor.
+
+    Lists of arrays, float32 `(rows, columns)`.
+    """
+    numbers = (sum(map(bool, row)) for row in answers["tokens"])
+    return [
+        list(attention[:number])
+        for attention, number in zip(answers["attention"], numbers, strict=True)
+    ]
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes the tokenizer into a run or a bundle."""
     runs.write_bytes(folder / TOKENIZER_FILE, tokenizer.model)

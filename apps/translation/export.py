@@ -87,7 +87,7 @@ def bundle(translator):
 
     return Bundle(
         edge.__file__,
-        "sentencepiece>=0.2",
+        ["sentencepiece>=0.2"],
         translator.model.weights,
         device_signatures(
             lambda token_ids: translator.model.encode(token_ids, has_padding=False),
