@@ -66,7 +66,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         features = load_features(model, splits, config, run / "features")
         backbones.set_trainable(model.network, 0)
     record = baseline.measure(splits, features, run)
-    batches = make_batches(splits["train"], config, tokenizer, features, training=True)
+    of_train = features and features["train"]
+    batches = make_batches(splits["train"], config, tokenizer, of_train, training=True)
     first, second = schedules.limit_epochs(
         len(batches),
         config.max_steps,
