@@ -59,11 +59,14 @@ def evaluate(
     )
     if data:
         config = dataclasses.replace(config, image_folder=image_folder)
-    examples = load_split(config, split, is_other_data, held_out)
-    print(f"{len(examples)} images of {config.data}")
     known: list[tuple[str, ...]] = []
-    if not is_other_data:
-        known = load_examples(config, held_out)["train"].captions
+    if is_other_data:
+        examples = load_split(config, split, is_other_data)
+    else:
+        splits = load_examples(config, held_out)
+        examples = datasets.pick_split(splits, split, config.data)
+        known = splits["train"].captions
+    print(f"{len(examples)} images of {config.data}")
     scores = {name: score(predictors[name], examples) for name in SEARCHES}
     report = summarize(scores, known)
     if baseline := baselines.beside(model, split, is_other_data):
