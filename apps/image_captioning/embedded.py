@@ -16,6 +16,8 @@ SMALL = (14, 18)  # Heights of small digits, from and to.
 LARGE = (26, 30)
 DIGITS = [num2words(digit) for digit in range(10)]
 SIZES = {"small": SMALL, "large": LARGE}
+# Pixels by which a digit may lie beside the common row or column of both.
+MAX_SHIFT = 4
 # How the first digit of a caption lies to the second one.
 RELATIONS = ("above", "below", "left of", "right of")
 
@@ -52,13 +54,16 @@ def draw_scene(random, digits, labels, backgrounds):
     scene = crop_background(random, backgrounds, SCENE_PIXELS)
     is_stacked = bool(random.integers(2))
     half = SCENE_PIXELS // 2
+    margin = LARGE[1] // 2 + MAX_SHIFT
+    centre = int(random.integers(margin, SCENE_PIXELS - margin + 1))
     things = []
     for side in range(2):
         i = random.integers(len(digits))
         name = ("small", "large")[random.integers(2)]
         size = int(random.integers(SIZES[name][0], SIZES[name][1] + 1))
         along = side * half + int(random.integers(half - size + 1))
-        across = int(random.integers(SCENE_PIXELS - size + 1))
+        shift = int(random.integers(-MAX_SHIFT, MAX_SHIFT + 1))
+        across = centre + shift - size // 2
         top, left = (along, across) if is_stacked else (across, along)
         paint_digit(random, scene, digit_ink(digits[i], size), top, left)
         things.append((name, int(labels[i])))
