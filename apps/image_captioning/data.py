@@ -1,6 +1,7 @@
 """Images and their captions: from files to examples."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from apps.image_captioning import embedded
 
 MAX_CAPTION_BYTES = 5_000  # Longer captions are skipped.
 ENDINGS = (*TABLE_ENDINGS, ".txt")  # Of tables of captions.
-# Words of letters and digits; hyphens and apostrophes may join them.
-WORD = re.compile(r"\w+(?:[-'’]\w+)*|'s\b")
+# Letters and digits, and the marks behind them; hyphens and apostrophes may join words.
+WORD = re.compile(r"\w[^\s'’-]*(?:[-'’]\w[^\s'’-]*)*|'s\b")
+PUNCTUATION = re.compile(r"[^\w\s'’-]")
 # The files of Flickr8k: all captions, and the images of each split.
 FLICKR8K = "Flickr8k.token.txt"
 FLICKR8K_SPLITS = {
@@ -48,8 +50,17 @@ class Examples:
 
 
 def clean(caption):
-    """Returns the words of a caption in lower case, without punctuation."""
-    return " ".join(WORD.findall(caption.lower()))
+    """Returns the words of a caption in lower case, without punctuation.
+
+    Like the tokenizer, it converts them to the Unicode form NFKC.
+    """
+
+    def replace(found):
+        # To regular expressions, the vowel signs of Devanagari are no letters.
+        return found[0] if unicodedata.category(found[0])[0] == "M" else " "
+
+    text = unicodedata.normalize("NFKC", caption).lower()
+    return " ".join(WORD.findall(PUNCTUATION.sub(replace, text)))
 
 
 def load_examples(config, held_out=None):
