@@ -174,8 +174,15 @@ def _folder(root, config):
     if found:
         return _load(found, root, config)
     tables = split_files(root, ENDINGS)
-    if not {*datasets.SPLIT_NAMES} & {*tables} and len(tables) == 1:
-        tables = {"train": next(iter(tables.values()))}
+    if not {*datasets.SPLIT_NAMES} & {*tables}:
+        if "captions" not in tables and len(tables) > 1:
+            names = ", ".join(path.name for path in tables.values())
+            raise BadInput(
+                f"{root} has several tables, {names}; pass --data the one with the "
+                "captions"
+            )
+        chosen = tables.get("captions", next(iter(tables.values()), None))
+        tables = {"train": chosen} if chosen else {}
     tables = {split: tables[split] for split in datasets.SPLIT_NAMES if split in tables}
     if not tables:
         raise BadInput(
@@ -217,7 +224,7 @@ def _read_coco(path, content):
             (
                 f"annotation {number} of {path}",
                 names.get(each["image_id"], ""),
-                str(each["caption"]),
+                str(each["caption"] or ""),
             )
             for number, each in enumerate(entries, start=1)
         ]
@@ -233,12 +240,19 @@ def _read_coco(path, content):
 
 
 def _read_flickr8k(root):
-    """Returns the rows of Flickr8k by split, with the file of the captions."""
+    """Returns the rows of Flickr8k by split, with the list of its images.
+
+    Raises:
+        BadInput: There is no list.
+    """
     captions = {}
     for number, line in enumerate(read_lines(root / FLICKR8K), start=1):
         key, _, caption = line.partition("\t")
         where = f"line {number} of {root / FLICKR8K}"
         captions.setdefault(key.split("#")[0], []).append((where, caption))
+    if not any((root / file).is_file() for file in FLICKR8K_SPLITS.values()):
+        lists = ", ".join(FLICKR8K_SPLITS.values())
+        raise BadInput(f"{root} has none of Flickr8k's lists of images; add {lists}")
     return {
         split: (
             root / file,
@@ -304,6 +318,8 @@ def _load(found, root, config):
     splits = {}
     for split, (file, _) in found.items():
         kept = [path for each, path in captions if each == split and path in usable]
+        if not any(each == split for each, _ in captions):
+            raise BadInput(f"{file} has no caption that can be used; add some")
         if not kept:
             raise BadInput(
                 f"{file} has no caption of a readable image; add images, or name their "
@@ -354,7 +370,13 @@ def _tensorflow_dataset(config):
         rows = []
         for number, record in enumerate(records):
             where = f"{name} {split} {number}"
-            texts = [clean(text) for text in _texts(record[columns[0]])]
+            try:
+                texts = [clean(text) for text in _texts(record[columns[0]])]
+            except annotations.DAMAGED as error:
+                raise BadInput(
+                    f"{config.data}: `{columns[0]}` is not text; name another feature "
+                    "with --caption-column"
+                ) from error
             if any(texts):
                 texts = tuple(filter(None, texts))
                 rows.append((where, record[config.image_column], texts))
@@ -362,7 +384,9 @@ def _tensorflow_dataset(config):
                 skipped.append((where, "has no caption"))
         if rows:
             splits[split] = Examples(*map(list, zip(*rows, strict=True)))
-    datasets.print_skipped(skipped)
+    datasets.print_skipped(skipped, "image")
+    if not splits:
+        raise BadInput(f"{config.data} has no captions; choose another data set")
     return splits
 
 
