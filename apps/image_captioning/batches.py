@@ -166,8 +166,7 @@ def make_batches(examples, config, tokenizer, features=None, training=False):
 
     def add_inputs(values, lengths, token_ids):
         labels = token_ids[:, : tf.reduce_max(lengths)]
-        previous = tf.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-        inputs = {"token_ids": previous}
+        inputs = {"token_ids": previous_tokens(labels)}
         if features is None:
             inputs["images"] = values
         else:
@@ -194,6 +193,12 @@ def make_batches(examples, config, tokenizer, features=None, training=False):
     num_batches = int((-(-np.bincount(buckets) // config.batch_size)).sum())
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.map(add_inputs, num_parallel_calls=2).prefetch(4)
+
+
+def previous_tokens(labels):
+    """Returns the token before each label, int32 `(batch, steps)`, padded alike."""
+    previous = tf.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+    return tf.where(labels == PADDING, PADDING, previous)
 
 
 def read_features(features, indices, num_views=1):

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common.text import PADDING
-from apps.common.tokenizer import START
+from apps.image_captioning.batches import previous_tokens
 from apps.image_captioning.metrics import TrainingCider
 
 
@@ -57,8 +57,7 @@ def make_batches(captioner, examples, features, config):
         rows = tf.ensure_shape(rows, (None, *features.views[0].shape[1:]))
         labels = tf.ensure_shape(labels, (None, None))
         values = tf.ensure_shape(values, (None, None))
-        previous = tf.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-        inputs = {"token_ids": previous, "features": rows}
+        inputs = {"token_ids": previous_tokens(labels), "features": rows}
         return inputs, labels, tf.cast(values, tf.float32)
 
     images = tf.data.Dataset.range(len(examples), output_type=tf.int32)
