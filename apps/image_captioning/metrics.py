@@ -89,13 +89,17 @@ class TrainingCider:
             captions: The captions.
             images: The number of the training image of each.
         """
-        scorer = CiderScorer()
-        scorer.document_frequency = self.document_frequency
-        scorer.ctest = [cook_test(caption) for caption in captions]
-        asked = [self.references[image] for image in images]
-        # Only their number matters behind those that are asked for.
-        scorer.crefs = asked + self.references[len(asked) :]
-        return np.array(scorer.compute_cider())
+        number, values = len(self.references), []
+        for start in range(0, len(captions), number):
+            part = slice(start, start + number)
+            scorer = CiderScorer()
+            scorer.document_frequency = self.document_frequency
+            scorer.ctest = [cook_test(caption) for caption in captions[part]]
+            asked = [self.references[image] for image in images[part]]
+            # Only their number matters behind those that are asked for.
+            scorer.crefs = asked + self.references[len(asked) :]
+            values += scorer.compute_cider()
+        return np.array(values)
 
 
 class ValidationCider(keras.callbacks.Callback):
