@@ -1,7 +1,6 @@
 import dataclasses
 import io
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,9 +29,8 @@ def tokenizer():
     return make_tokenizer(EXAMPLES)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
-    keras.utils.set_random_seed(0)
     return build_model(small(), 20)
 
 
