@@ -7,7 +7,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from apps.common import datasets, images, runs
-from apps.common.errors import BadInput
 from apps.common.text import PADDING, shorten
 from apps.common.tokenizer import START
 
@@ -128,9 +127,6 @@ def make_batches(examples, config, tokenizer, features=None, training=False):
         A `tf.data.Dataset` of three parts. The inputs of `CaptionModel`. The labels:
         token ids, `(batch, steps)`. The sample weights, `(batch, steps)`: 0 for
         padding, else 1.
-
-    Raises:
-        BadInput: All captions are too long for training.
     """
     owners = np.repeat(np.arange(len(examples)), list(map(len, examples.captions)))
     captions = [caption for each in examples.captions for caption in each]
@@ -147,11 +143,6 @@ def make_batches(examples, config, tokenizer, features=None, training=False):
             ),
             "training caption",
         )
-        if lengths.min() > config.max_tokens:
-            raise BadInput(
-                f"every caption of {config.data} is longer than --max-tokens "
-                f"{config.max_tokens}; raise it, or add shorter captions"
-            )
         kept = np.flatnonzero(lengths <= config.max_tokens)
         owners, lengths = owners[kept], lengths[kept]
         token_ids = tf.gather(token_ids, kept)

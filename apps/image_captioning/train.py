@@ -34,7 +34,8 @@ from apps.image_captioning.signatures import (
     save_tokenizer,
 )
 
-# The CIDEr-D of fewer validation images says little; their loss chooses the epoch then.
+# The CIDEr-D of fewer validation images says little. Their loss chooses the epoch then,
+# and cannot judge self-critical training.
 MIN_IMAGES = 10
 
 
@@ -75,8 +76,14 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         config.fine_tune_epochs if config.weights else 0,
         min_steps=config.min_steps,
     )
-    is_enough = len(splits["validation"]) >= MIN_IMAGES
-    monitor = ("val_cider", "max") if is_enough else ("val_loss", "min")
+    monitor, self_critical_epochs = ("val_cider", "max"), config.self_critical_epochs
+    if len(splits["validation"]) < MIN_IMAGES:
+        monitor, self_critical_epochs = ("val_loss", "min"), 0
+        if config.self_critical_epochs:
+            print(
+                "no self-critical epochs: they need at least "
+                f"{MIN_IMAGES} validation images"
+            )
 
     def fit(phase, batches, features, first_epoch, epochs):
         runs.fit(
@@ -92,7 +99,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
             phase,
             initial_epoch=first_epoch,
             epochs=first_epoch + epochs,
-            total_epochs=first.epochs + second.epochs + config.self_critical_epochs,
+            total_epochs=first.epochs + second.epochs + self_critical_epochs,
             monitor=monitor[0],
             mode=monitor[1],
             patience=config.patience,
@@ -123,7 +130,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         fit("fine_tuning", batches, None, first.epochs, second.epochs)
 
     # Phase 3: the decoder on its own captions.
-    if config.self_critical_epochs:
+    if self_critical_epochs:
         model.load_weights(run / "model.keras")
         backbones.set_trainable(model.network, 0)
         if features is None or second.epochs:
@@ -142,7 +149,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
             SmoothedCrossEntropy(label_smoothing=0, reduction="sum_over_batch_size"),
         )
         last_epoch = first.epochs + second.epochs
-        fit("self_critical", batches, features, last_epoch, config.self_critical_epochs)
+        fit("self_critical", batches, features, last_epoch, self_critical_epochs)
 
     figures.draw_curves(runs.read_history(run), run / "curves.png")
     for name in ("features", "new_features"):
@@ -161,7 +168,7 @@ def find_tokenizer(examples, config, run):
     """Returns the tokenizer of an interrupted training, or trains a new one.
 
     Raises:
-        BadInput: The beam is larger than the vocabulary.
+        BadInput: The beam is larger than the vocabulary, or all captions are too long.
     """
     if (run / TOKENIZER_FILE).exists():
         return load_tokenizer(run)
@@ -171,6 +178,11 @@ def find_tokenizer(examples, config, run):
         raise BadInput(
             f"--beam-size {config.beam_size} is more than the {len(tokenizer)} tokens "
             "of the vocabulary; make it smaller"
+        )
+    if tokenizer(tf.constant(captions)).row_lengths().numpy().min() > config.max_tokens:
+        raise BadInput(
+            f"every caption of {config.data} is longer than --max-tokens "
+            f"{config.max_tokens}; raise it, or add shorter captions"
         )
     return tokenizer
 

@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from apps.common.errors import BadInput
 from apps.common.text import PADDING
 from apps.common.tokenizer import END, START
 from apps.image_captioning import batches
@@ -314,12 +313,3 @@ def test_long_captions_are_left_out_of_training_and_named(tokenizer, capsys):
     )
     assert len(rows_of(batches.make_batches(*arguments))) == len(short) + number
     assert capsys.readouterr().err == ""
-
-
-def test_some_caption_must_be_short(tokenizer):
-    examples = Examples(["a"], EXAMPLES.images[:1], [("a red wall",)])
-    config = small("mine", max_tokens=3)
-    with pytest.raises(BadInput, match="caption of mine is longer than --max-tokens 3"):
-        batches.make_batches(examples, config, tokenizer, training=True)
-    config = small("mine", max_tokens=4)
-    assert len(batches.make_batches(examples, config, tokenizer, training=True)) == 1
