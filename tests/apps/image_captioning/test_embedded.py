@@ -51,6 +51,10 @@ def test_captions_say_where_the_digits_are_and_how_large(plain_scenes):
         # They do not overlap in this direction.
         before, behind = sorted(boxes, key=lambda box: box[axis])
         assert before[axis + 2] <= SCENE_PIXELS // 2 <= behind[axis]
+        # In the other one they lie at about the same place.
+        other = 1 - axis
+        centers = [(box[other] + box[other + 2]) / 2 for box in boxes]
+        assert abs(centers[0] - centers[1]) < 2 * embedded.MAX_SHIFT + 6
         named_first = before if relation in ("above", "left of") else behind
         named_second = behind if named_first is before else before
         for size, (top, _, bottom, _) in (
