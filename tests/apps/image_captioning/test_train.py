@@ -161,10 +161,7 @@ def test_all_phases_follow_one_another(walls, phases, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_random_weights_are_trained_in_the_first_phase(
-    walls, phases, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(model, "SMALL_RESNET_FILTERS", (8, 8))
+def test_random_weights_are_trained_in_the_first_phase(walls, phases, tmp_path):
     config = small(
         walls,
         attention="none",
