@@ -61,17 +61,17 @@ def make_model(vocabulary_size=20, **changes):
 
 
 @functools.cache
-def tokenizer_file():
-    """Returns the model file of a tokenizer of the words of captions."""
+def tokenizer_file(token):
+    """Returns the model file of a tokenizer of captions."""
     return train_tokenizer(
-        [clean(each) for seed in range(9) for each in shapes.captions(seed)], 40, "word"
+        [clean(each) for seed in range(9) for each in shapes.captions(seed)], 40, token
     ).model
 
 
 def make_captioner(**settings):
     """Returns a captioner of shapes."""
-    tokenizer = Tokenizer(tokenizer_file())
     config = Config("", **{**SETTINGS, **settings})
+    tokenizer = Tokenizer(tokenizer_file(config.token))
     changes = {"attention": config.attention}
     return Captioner(make_model(len(tokenizer), **changes), tokenizer, config)
 
