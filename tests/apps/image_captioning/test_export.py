@@ -183,7 +183,7 @@ def test_a_device_has_every_attention_and_token(attention, token, tmp_path):
         outputs = captioner.write(features, beam_size)
         expected = {name: value.numpy() for name, value in outputs.items()}
         answers = load_model(str(tmp_path / "edge/float32.tflite"), signature)(files)
-        assert len(set(expected["captions"])) > 2
+        assert len(set(expected["captions"])) > 1
         for name in ("captions", "tokens"):
             assert answers[name].tolist() == expected[name].tolist()
         for name in ("scores", "attention"):
