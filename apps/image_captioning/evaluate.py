@@ -144,7 +144,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     print(" " * 10 + "".join(f"{title:>9}" for title in columns))
     for name, row in rows.items():
         values = [row.get(column) for column in columns.values()]
-        cells = [" " * 9 if each is None else f"{each:9.4g}" for each in values]
+        cells = [
+            " " * 9 if each is None else f"{round(each, 4):9.4g}" for each in values
+        ]
         print(f"{name:10}{''.join(cells)}".rstrip())
     if "baseline" in report:
         print(f"baseline: {report['baseline']['name']}")

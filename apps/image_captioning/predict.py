@@ -63,6 +63,7 @@ def write_table(
     table.writerow(["image", "caption", "score"])
     rows = zip(names, captions, scores, strict=True)
     table.writerows((name, caption, f"{value:.4f}") for name, caption, value in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
     runs.write_bytes(path, text.getvalue().encode())
 
 
