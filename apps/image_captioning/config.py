@@ -139,7 +139,7 @@ class Config:
     """Label smoothing of the cross-entropy loss."""
     beam_size: Annotated[int, Range(1, 100)] = 5
     """Number of hypotheses that the beam search keeps."""
-    length_penalty: Annotated[float, Range(0, 10)] = 0.7
+    length_penalty: Annotated[float, Range(0, 10)] = 1.4
     """Exponent of the length penalty. Higher prefers longer captions; 0 turns the
     penalty off."""
     seed: Seed = 0
