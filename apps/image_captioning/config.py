@@ -103,7 +103,7 @@ class Config:
     all places; 0 turns it off."""
 
     # Training
-    epochs: Count = 20
+    epochs: Count = 15
     """Maximum number of epochs."""
     fine_tune_epochs: CountOrZero = 0
     """Epochs of a second phase, which trains the backbone too."""
@@ -193,6 +193,9 @@ def flickr8k() -> Config:
             "Flickr8k (Hodosh et al., 2013), research and education only; the "
             "photographs belong to their owners"
         ),
+        # Smaller than the default: the released files have at most 15 MB.
+        backbone="MobileNetV2",
+        max_steps=None,
     )
 
 
