@@ -198,9 +198,10 @@ def build_backbone(config):
 def for_inference(model):
     """Returns a model that gives the same captions in every engine.
 
-    Batch normalization is folded into the convolutions before it. The weights are
-    rounded to half precision, as exported models store them: a small change of the
-    scores can change a caption, because the search compares hypotheses.
+    Batch normalization is folded into the convolutions before it, apart from that
+    inside the blocks of `small_resnet`. The weights are rounded to half precision, as
+    exported models store them: a small change of the scores can change a caption,
+    because the search compares hypotheses.
 
     Args:
         model: A trained `CaptionModel`; it stays as it is.

@@ -31,12 +31,14 @@ def predict(
     Raises:
         BadInput: The model or an image cannot be used.
     """
+    predictor = load_model(model)
     if inputs:
         names, files = images.find_images(inputs)
-        encoded_images = list(map(images.read_image, files))
+        answers = in_batches(predictor, map(images.read_image, files))
+        first_images = [path.read_bytes() for path in files[:MAX_DRAWN]]
     else:
-        names, encoded_images = some_test_images(model)
-    answers = in_batches(load_model(model), encoded_images)
+        names, first_images = some_test_images(model)
+        answers = in_batches(predictor, first_images)
     captions = [caption.decode() for caption in answers["captions"]]
     for name, caption in zip(names, captions, strict=True):
         print(f"{name}\t{caption}")
@@ -44,7 +46,7 @@ def predict(
         write_table(tsv, names, captions, answers["scores"])
         print(f"table: {tsv}")
     figures.draw_attention(
-        encoded_images[:MAX_DRAWN],
+        first_images,
         words_of(answers)[:MAX_DRAWN],
         maps_of(answers)[:MAX_DRAWN],
         captions[:MAX_DRAWN],
