@@ -1,5 +1,7 @@
 """Examples to batches: views of the images, their features, and tokens."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -44,7 +46,8 @@ class Features:
 def load_features(model, splits, config, folder):
     """Computes the features of each split, or finds them in files.
 
-    A view that an interruption left unfinished is computed again.
+    A view that an interruption left unfinished is computed again; so is everything if
+    the images are others than before.
 
     Args:
         model: A `CaptionModel` with its pretrained backbone.
@@ -58,7 +61,12 @@ def load_features(model, splits, config, folder):
     extract = tf.function(
         model.extract, input_signature=[tf.TensorSpec([None, *input_shape(config)])]
     )
-    folder.mkdir(exist_ok=True)
+    names = {split: examples.names for split, examples in splits.items()}
+    record = folder / "images.json"
+    if not record.exists() or json.loads(record.read_text()) != names:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        runs.write_json(record, names)
     found = {}
     for split, examples in splits.items():
         num_views = config.views if split == "train" else 1

@@ -142,7 +142,8 @@ def test_files_hold_the_features_in_half_precision(model, tmp_path):
     splits = {"train": make_examples(35), "validation": make_examples(3)}
     features = batches.load_features(model, splits, config, tmp_path / "features")
     names = {path.name for path in (tmp_path / "features").iterdir()}
-    assert names == {"train_0.npy", "train_1.npy", "validation_0.npy"}
+    files = {"train_0.npy", "train_1.npy", "validation_0.npy"}
+    assert names == files | {"images.json"}
     assert [len(features[split]) for split in splits] == [35, 3]
     for split, examples in splits.items():
         for view, rows in enumerate(features[split].views):
@@ -181,6 +182,17 @@ def test_only_missing_features_are_computed(model, tmp_path, capsys):
     )
 
 
+def test_the_features_of_other_images_are_computed_anew(model, tmp_path, capsys):
+    splits = {"train": make_examples(5), "test": make_examples(2)}
+    config, folder = small(views=1), tmp_path / "features"
+    batches.load_features(model, splits, config, folder)
+    capsys.readouterr()
+    names = ["another", *splits["train"].names[1:]]
+    splits["train"] = dataclasses.replace(splits["train"], names=names)
+    batches.load_features(model, splits, config, folder)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_an_interruption_leaves_no_part_of_a_file(model, tmp_path, monkeypatch):
     make_images = batches.make_images
 
@@ -191,7 +203,7 @@ def test_an_interruption_leaves_no_part_of_a_file(model, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "make_images", stop)
     with pytest.raises(KeyboardInterrupt):
         batches.load_features(model, {"train": make_examples(3)}, small(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["images.json"]
 
 
 # Captions
