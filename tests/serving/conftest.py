@@ -7,7 +7,12 @@ import pytest
 
 from tests.serving.client import ROOT, Client, started
 
-RECORDED = ROOT / "tests/serving/recorded"
+# Recorded answers and their models, in a folder beside that of the data sets.
+RECORDED = (ROOT / "data").resolve().parent / "serving"
+needs_recorded = pytest.mark.skipif(
+    not (RECORDED / "models").is_dir(),
+    reason="there are no recorded answers in a folder `serving` beside the data sets",
+)
 RELEASED = ROOT / "saved_models"
 
 
@@ -21,19 +26,20 @@ def models():
     configs = [
         f'config {{ name: "{path.name}" base_path: "{path}" }}'
         for path in (
-            *sorted((RECORDED / "models").iterdir()),
+            *sorted((RECORDED / "models").glob("*")),
             *(RELEASED / name for name in released_names()),
         )
         if path.name not in ("mlp", "badwarm")
     ]
-    configs.append(
-        f"""config {{
-          name: "mlp" base_path: "{RECORDED}/models/mlp"
-          model_version_policy {{ specific {{ versions: 1 versions: 2 }} }}
-          version_labels {{ key: "stable" value: 1 }}
-          version_labels {{ key: "canary" value: 2 }}
-        }}"""
-    )
+    if (RECORDED / "models/mlp").is_dir():
+        configs.append(
+            f"""config {{
+              name: "mlp" base_path: "{RECORDED}/models/mlp"
+              model_version_policy {{ specific {{ versions: 1 versions: 2 }} }}
+              version_labels {{ key: "stable" value: 1 }}
+              version_labels {{ key: "canary" value: 2 }}
+            }}"""
+        )
     return f"model_config_list {{ {' '.join(configs)} }}"
 
 

@@ -1,7 +1,6 @@
 import importlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import pytest
 from serving import config
 from serving.embedded import Settings, served
 from tests.serving.client import ROOT, client_of, started
-from tests.serving.conftest import RECORDED
+from tests.serving.saved_models import save_numbered
 
 # Prints its arguments and the configuration that the third argument names.
 SERVER = '#!/bin/sh\necho "$@"\n/bin/cat "${3#*=}"\n'
@@ -258,26 +257,32 @@ def test_a_path_without_models_is_named(start, tmp_path):
     assert f"error: --models {tmp_path}/no does not exist; name" in sentence(errors)
 
 
+@pytest.fixture
+def numbers(tmp_path):
+    """The folder of a small model."""
+    return save_numbered(1, tmp_path / "numbers/1").parent
+
+
 @pytest.mark.parametrize("flag", ["--rest-port", "--grpc-port"])
-def test_a_port_that_is_taken_is_named(start, flag):
+def test_a_port_that_is_taken_is_named(start, flag, numbers):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         flags = ["--rest-port=0", "--grpc-port=0", f"{flag}={port}"]
-        server = start(models=RECORDED / "models/conv", flags=flags)
+        server = start(models=numbers, flags=flags)
         _, errors = server.communicate()
     assert server.returncode == 2
     assert f"error: {flag} {port}: 127.0.0.1:{port} is in use" in sentence(errors)
 
 
 def test_a_folder_of_models_a_model_and_a_version_are_served(tmp_path):
-    for name in ("conv", "mlp"):
-        shutil.copytree(RECORDED / "models" / name, tmp_path / name)
+    for version in ("one/1", "two/1", "two/2"):
+        save_numbered(1, tmp_path / version)
     for where, names in (
-        (tmp_path, {"conv": [1], "mlp": [2]}),
-        (tmp_path / "mlp", {"mlp": [2]}),
-        (tmp_path / "mlp/1", {"mlp": [1]}),
+        (tmp_path, {"one": [1], "two": [2]}),
+        (tmp_path / "two", {"two": [2]}),
+        (tmp_path / "two/1", {"two": [1]}),
     ):
         found = config.find_models(where)
         assert {model.name: model.versions for model in found}.keys() == names.keys()
@@ -287,10 +292,10 @@ def test_a_folder_of_models_a_model_and_a_version_are_served(tmp_path):
                 assert [*client.states(name)] == versions
 
 
-def test_metrics_are_given_where_the_file_says(tmp_path):
+def test_metrics_are_given_where_the_file_says(tmp_path, numbers):
     file = tmp_path / "monitoring.config"
     file.write_text('prometheus_config { enable: true path: "/m" }')
-    with started(RECORDED / "models/conv", "--monitoring", file) as (client, _):
+    with started(numbers, "--monitoring", file) as (client, _):
         assert client.request("GET", "/m").headers["Content-Type"] == "text/plain"
         assert client.request("GET", "/monitoring/prometheus/metrics").status == 404
     file.write_text("prometheus_config { enable: false }")
