@@ -183,9 +183,12 @@ def scenes() -> Config:
 
 
 def flickr8k() -> Config:
-    """8,000 photographs with five captions each.
+    """8,000 photographs with five captions each; 26 minutes, BLEU-4 0.204, CIDEr-D 0.504.
 
-    python -m apps.image_captioning train flickr8k
+    python -m apps.image_captioning train flickr8k --weights WEIGHTS.h5 --seed 2
+
+    Scored on the 1,000 test images, beam 5; two cores that other trainings shared. The
+    mean of three seeds is 0.204 and 0.497.
     """
     return Config(
         data="data/flickr8k",
