@@ -183,7 +183,7 @@ def scenes() -> Config:
 
 
 def flickr8k() -> Config:
-    """8,000 photographs with five captions each; 26 minutes, BLEU-4 0.204, CIDEr-D 0.504.
+    """8,000 photographs, five captions each; 26 minutes, BLEU-4 0.204, CIDEr-D 0.504.
 
     python -m apps.image_captioning train flickr8k --weights WEIGHTS.h5 --seed 2
 
