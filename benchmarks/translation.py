@@ -20,6 +20,7 @@ from apps.common import runs
 from apps.common.decoder import State
 from apps.common.limits import MAX_INPUTS
 from apps.common.text import PADDING
+from apps.common.tokenizer import END, START
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.metrics import translate
@@ -29,7 +30,6 @@ from apps.translation.signatures import (
     load_tokenizers,
     max_steps,
 )
-from apps.translation.tokenizer import END, START
 from apps.translation.train import make_model
 from benchmarks.measure import bundle_start, median_seconds_in_turns
 

@@ -1,34 +1,28 @@
-"""Serves the released models with TensorFlow Serving: python -m serving
+"""Serves SavedModels with the protocol of TensorFlow Serving: python -m serving
 
-Starts the official container image with Docker. REST listens on port 8501, gRPC on
-port 8500, both for clients on this machine only. With `--host 0.0.0.0` they listen on
-all interfaces. Only then an installed `tensorflow_model_server` comes first, since it
-has no option to listen on one interface.
+REST listens on port 8501, gRPC on port 8500, both for clients on this machine only.
+With `--host 0.0.0.0` they listen on all interfaces. The embedded server needs no other
+program. `--engine` starts TensorFlow Serving itself instead.
 """
 
 import argparse
 import ipaddress
+import logging
+import math
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-IMAGE = "tensorflow/serving:latest"
-FLAGS = (
-    # The default, four for each core, refuses clients as soon as all are busy.
-    "--grpc_max_threads=64",
-    # As long as our clients wait. The default of 30 s is too short for large requests.
-    "--rest_api_timeout_in_ms=60000",
-)
 BROKEN_PIPE_STATUS = 141  # As the shell reports a program that SIGPIPE ended.
+ENGINES = ("embedded", "tensorflow_model_server", "docker")
 
 
-def main() -> NoReturn:
-    """Replaces this process with the model server, or says why it cannot."""
+def main() -> None:
+    """Serves, or says why it cannot."""
     try:
         try:
-            start()
+            start(read_arguments())
         finally:
             print(end="", flush=True)
     except OSError as error:
@@ -42,17 +36,25 @@ def main() -> NoReturn:
         )
 
 
-def start() -> NoReturn:
-    """Reads the flags and becomes the model server."""
+def read_arguments() -> argparse.Namespace:
+    """Returns the flags."""
     parser = argparse.ArgumentParser(
         prog="python -m serving",
-        description="Serves the released models with TensorFlow Serving.",
+        description="Serves SavedModels with the protocol of TensorFlow Serving.",
     )
     parser.add_argument(
         "--models",
         type=Path,
         default=Path("saved_models"),
-        help="folder that holds models.config and the models (default: saved_models)",
+        help="models.config, a folder that holds it, a folder of models, or one model "
+        "(default: saved_models)",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="embedded",
+        help="what serves: the embedded server, an installed TensorFlow Serving, or "
+        "its official container image (default: embedded)",
     )
     parser.add_argument(
         "--host",
@@ -60,24 +62,137 @@ def start() -> NoReturn:
         default="127.0.0.1",
         help="IP address to listen on; 0.0.0.0 for all interfaces (default: 127.0.0.1)",
     )
-    parser.add_argument("--rest-port", type=int, default=8501, help="default: 8501")
-    parser.add_argument("--grpc-port", type=int, default=8500, help="default: 8500")
+    parser.add_argument(
+        "--rest-port", type=port, default=8501, help="0 for a free one (default: 8501)"
+    )
+    parser.add_argument(
+        "--grpc-port", type=port, default=8500, help="0 for a free one (default: 8500)"
+    )
     parser.add_argument(
         "--batching",
-        action="store_true",
-        help="answer the requests of several clients in one batch, as batching.config "
-        "in the folder of the models says",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FILE",
+        help="answer the requests of several clients in one batch, as the file says "
+        "(default: batching.config beside models.config)",
     )
-    arguments = parser.parse_args()
-    for name in ("models.config", *(["batching.config"] if arguments.batching else [])):
-        if not (arguments.models / name).is_file():
-            stop(f"--models {arguments.models} holds no {name}; choose another folder")
-    command = server_command(
-        arguments.models.resolve(),
+    parser.add_argument(
+        "--monitoring",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="FILE",
+        help="give metrics to Prometheus, as the file says (default: monitoring.config "
+        "beside models.config)",
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=positive,
+        default=1.0,
+        help="how often to look for new versions (default: 1)",
+    )
+    parser.add_argument(
+        "--timeout-seconds",
+        type=positive,
+        default=60.0,  # As long as our clients wait.
+        help="how long an answer may take (default: 60)",
+    )
+    parser.add_argument(
+        "--max-requests",
+        type=count,
+        default=256,
+        help="requests at once; others are refused with status 503; embedded server "
+        "only (default: 256)",
+    )
+    parser.add_argument(
+        "--max-body-bytes",
+        type=count,
+        default=64 << 20,
+        help="size of a request; larger ones are refused with status 413; embedded "
+        "server only (default: 67108864)",
+    )
+    return parser.parse_args()
+
+
+def start(arguments: argparse.Namespace) -> None:
+    """Serves until SIGTERM, or becomes TensorFlow Serving."""
+    # TensorFlow reads this when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from serving.config import BadInput
+
+    folder = arguments.models
+    folder = folder.parent if folder.is_file() else folder
+    for name in ("batching", "monitoring"):
+        if getattr(arguments, name) == Path():
+            setattr(arguments, name, folder / f"{name}.config")
+    try:
+        if arguments.engine == "embedded":
+            serve(arguments)
+        else:
+            replace_process(arguments)
+    except BadInput as error:
+        stop(str(error))
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Serves in this process."""
+    from serving import config
+
+    # These are read first, since TensorFlow takes seconds to import.
+    models = config.find_models(arguments.models)
+    batching, metrics_path = None, None
+    if arguments.batching:
+        batching = config.read_batching(arguments.batching)
+    if arguments.monitoring:
+        metrics_path = config.read_monitoring(arguments.monitoring)
+    from serving import embedded, inference
+
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("serving").setLevel(logging.INFO)
+    settings = embedded.Settings(
+        models=models,
+        host=arguments.host,
+        rest_port=arguments.rest_port,
+        grpc_port=arguments.grpc_port,
+        batching=batching,
+        metrics_path=metrics_path,
+        poll_seconds=arguments.poll_seconds,
+        limits=inference.Limits(
+            arguments.max_requests,
+            arguments.max_body_bytes,
+            arguments.timeout_seconds,
+        ),
+    )
+    embedded.serve(settings)
+
+
+def replace_process(arguments: argparse.Namespace) -> NoReturn:
+    """Becomes TensorFlow Serving."""
+    from serving import config, engines
+
+    models = arguments.models
+    models = models / "models.config" if models.is_dir() else models
+    if not models.is_file():
+        raise config.BadInput(
+            f"--models {arguments.models} holds no models.config, which --engine "
+            f"{arguments.engine} needs; choose another folder"
+        )
+    for file in (arguments.batching, arguments.monitoring):
+        if file and not file.is_file():
+            raise config.BadInput(f"{file}: No such file; name another file")
+    options = engines.Options(
+        models,
         arguments.host,
         arguments.rest_port,
         arguments.grpc_port,
         arguments.batching,
+        arguments.monitoring,
+        arguments.poll_seconds,
+        arguments.timeout_seconds,
+    )
+    command = (engines.docker if arguments.engine == "docker" else engines.installed)(
+        options
     )
     print(" ".join(command), flush=True)
     try:
@@ -86,75 +201,28 @@ def start() -> NoReturn:
         raise OSError(error.errno, error.strerror, command[0]) from error
 
 
-def server_command(
-    models: Path,
-    host: ipaddress.IPv4Address | ipaddress.IPv6Address,
-    rest_port: int,
-    grpc_port: int,
-    has_batching: bool,
-) -> list[str]:
-    """Returns the command line of the model server.
-
-    Args:
-        models: Absolute path of the folder that holds `models.config`.
-        host: The address to listen on. An installed server listens on all interfaces,
-            so it is started only if that is asked for.
-        rest_port: Port of the REST API.
-        grpc_port: Port of the gRPC API.
-        has_batching: Whether the server joins requests, as `batching.config` says.
-    """
-
-    def flags(folder, config):
-        batching = f"--batching_parameters_file={folder}/batching.config"
-        return [
-            f"--model_config_file={config}",
-            *FLAGS,
-            *(["--enable_batching=true", batching] if has_batching else []),
-        ]
-
-    is_installed = shutil.which("tensorflow_model_server")
-    if is_installed and host.is_unspecified:
-        return [
-            "tensorflow_model_server",
-            f"--port={grpc_port}",
-            f"--rest_api_port={rest_port}",
-            *flags(models, local_config(models)),
-        ]
-    if shutil.which("docker"):
-        address = f"[{host}]" if host.version == 6 else host
-        return [
-            *("docker", "run", "--rm", "-v", f"{models}:/models:ro"),
-            *("-p", f"{address}:{rest_port}:8501"),
-            *("-p", f"{address}:{grpc_port}:8500"),
-            IMAGE,
-            *flags("/models", "/models/models.config"),
-        ]
-    if is_installed:
-        stop(
-            "tensorflow_model_server listens on all interfaces and has no option to "
-            f"listen on {host} only; add --host 0.0.0.0 if others may reach it, or "
-            "install docker"
-        )
-    stop(
-        "neither tensorflow_model_server nor docker is installed; install one of them "
-        "to serve models"
-    )
+def port(text: str) -> int:
+    """Reads the number of a port."""
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise ValueError
+    return number
 
 
-def local_config(models: Path) -> str:
-    """Returns the path of a copy of models.config with the paths of this machine.
+def positive(text: str) -> float:
+    """Reads a number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number
 
-    The original holds the paths inside the container. The copy is a file in memory that
-    the server inherits from this process. It disappears with the server, even if that
-    is killed, so nothing stays on disk.
-    """
-    text = (models / "models.config").read_text("utf-8")
-    # Without flags the file stays open when the server replaces this process. Only
-    # Linux has such files, and TensorFlow Serving is released for Linux only.
-    descriptor = os.memfd_create("models.config", flags=0)
-    with open(descriptor, "w", encoding="utf-8", closefd=False) as file:
-        file.write(text.replace('"/models/', f'"{models}/'))
-    return f"/proc/self/fd/{descriptor}"
+
+def count(text: str) -> int:
+    """Reads a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def stop(message: str) -> NoReturn:

@@ -13,10 +13,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # One core for each worker.
     os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
     os.environ["OMP_NUM_THREADS"] = "1"
 
-pytest.register_assert_rewrite("tests.apps.app_contract", "tests.layers.layer_contract")
+pytest.register_assert_rewrite(
+    "tests.apps.app_contract", "tests.layers.layer_contract", "tests.serving.client"
+)
 
 # Session fixtures of the application contract, which take most of the time.
 SHARED = {"training", "exported", "device"}
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("serving")
+    group.addoption(
+        "--server-url",
+        help="test the protocol of this server, such as http://localhost:8501, not the "
+        "embedded one; models that it does not have are skipped",
+    )
+    group.addoption(
+        "--server-grpc",
+        help="its gRPC address (default: port 8500 of the same host)",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.

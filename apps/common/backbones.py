@@ -284,6 +284,20 @@ def scale_pixels(pixels: Any) -> Any:
     return pixels / 127.5 - 1
 
 
+def truncate(backbone: keras.Model, output: str) -> keras.Model:
+    """Returns the backbone up to the layer named `output`.
+
+    Raises:
+        BadInput: The backbone has no such layer.
+    """
+    names = [layer.name for layer in backbone.layers]
+    if output not in names:
+        raise BadInput(
+            f"{backbone.name} has no layer '{output}'{closest(output, names)}"
+        )
+    return keras.Model(backbone.input, backbone.get_layer(output).output)
+
+
 def set_trainable(backbone: keras.Model, fraction: float) -> None:
     """Chooses which layers of a pretrained backbone are trained.
 

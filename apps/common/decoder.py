@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 import layers
+from apps.common.text import PADDING
 
 
 class Memory(NamedTuple):
@@ -58,6 +59,11 @@ class AttentionDecoder(keras.layers.Layer):
         scheduled_sampling: Whether training replaces some tokens by the decoder's own
             predictions. The variable `teacher_forcing_rate` is the fraction of tokens
             that are kept; it starts at 1. Defaults to False.
+        has_gate: Whether a gate, a number from 0 to 1 computed from the LSTM's output,
+            scales the context of each step. Defaults to False.
+        attention_penalty: Weight of a loss that training adds: the mean over all values
+            of `(1 - a) ** 2`, where `a` is the sum of a value's attention weights over
+            all tokens. It keeps the decoder from ignoring values. Defaults to 0.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -72,7 +78,9 @@ class AttentionDecoder(keras.layers.Layer):
         [Bahdanau et al., 2015](https://arxiv.org/abs/1409.0473);
         [Luong et al., 2015](https://arxiv.org/abs/1508.04025), input feeding;
         [Press & Wolf, 2017](https://arxiv.org/abs/1608.05859), tied embeddings;
-        [Bengio et al., 2015](https://arxiv.org/abs/1506.03099), scheduled sampling
+        [Bengio et al., 2015](https://arxiv.org/abs/1506.03099), scheduled sampling;
+        [Xu et al., 2015](https://arxiv.org/abs/1502.03044), sections 4.2 and 4.2.1, the
+        gate and the penalty (doubly stochastic attention)
     """
 
     def __init__(
@@ -85,6 +93,8 @@ class AttentionDecoder(keras.layers.Layer):
         embedding_dropout,
         dropout,
         scheduled_sampling=False,
+        has_gate=False,
+        attention_penalty=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -98,6 +108,8 @@ class AttentionDecoder(keras.layers.Layer):
             self.attention = layers.AdditiveAttention(attention_units)
         elif attention == "multiplicative":
             self.attention = layers.MultiplicativeAttention("general")
+        self.gate = keras.layers.Dense(1, "sigmoid") if has_gate else None
+        self.attention_penalty = attention_penalty
         self.readout = keras.layers.Dense(embedding.output_dim, "tanh")
         self.teacher_forcing_rate = None
         if scheduled_sampling:
@@ -137,7 +149,9 @@ class AttentionDecoder(keras.layers.Layer):
             embeddings[:, :, None]
         )
 
-        def advance(time, state, readouts):
+        is_token = tf.cast(token_ids != PADDING, self.compute_dtype)
+
+        def advance(time, state, readouts, attended):
             previous = embeddings.read(time)
             if training and self.teacher_forcing_rate is not None:
                 predicted_ids = tf.argmax(self.logits(state.readout), -1)
@@ -147,17 +161,22 @@ class AttentionDecoder(keras.layers.Layer):
                 )
                 is_forced = (time == 0) | (draw < self.teacher_forcing_rate)
                 previous = tf.where(is_forced[..., None], previous, predicted)
-            readout, state, _ = self.decode(previous, state, memory, training)
-            return time + 1, state, readouts.write(time, readout[:, 0])
+            readout, state, weights = self.decode(previous, state, memory, training)
+            attended += weights[:, 0] * is_token[:, time, None]
+            return time + 1, state, readouts.write(time, readout[:, 0]), attended
 
         state = tf.nest.map_structure(
             lambda value: value[:, None], self.initial_state(memory)
         )
-        _, _, readouts = tf.while_loop(
+        attended = tf.zeros(tf.shape(memory.values)[:2], self.compute_dtype)
+        _, _, readouts, attended = tf.while_loop(
             lambda time, *_: time < steps,
             advance,
-            (0, state, tf.TensorArray(self.compute_dtype, steps)),
+            (0, state, tf.TensorArray(self.compute_dtype, steps), attended),
         )
+        if training and self.attention is not None and self.attention_penalty:
+            is_missed = tf.square(1 - attended)
+            self.add_loss(self.attention_penalty * tf.reduce_mean(is_missed))
         readouts = tf.transpose(readouts.stack(), (1, 0, 2))
         return self.logits(self.dropout(readouts, training=training))
 
@@ -209,6 +228,8 @@ class AttentionDecoder(keras.layers.Layer):
             context, weights = self.attention(
                 [h, memory.values, memory.keys], mask=memory.mask, return_weights=True
             )
+        if self.gate is not None:
+            context *= self.gate(h)
         readout = self.readout(tf.concat([h, context], -1))
         return readout, State(h, c, readout), weights
 
@@ -308,10 +329,12 @@ class SmoothedCrossEntropy(keras.losses.Loss):
 
     Args:
         label_smoothing: Fraction of each label that is spread over the vocabulary.
+        reduction: As for `keras.losses.Loss`. Defaults to the mean, weighted by the
+            sample weights.
     """
 
-    def __init__(self, *, label_smoothing):
-        super().__init__("loss", reduction="mean_with_sample_weight")
+    def __init__(self, *, label_smoothing, reduction="mean_with_sample_weight"):
+        super().__init__("loss", reduction=reduction)
         self.label_smoothing = label_smoothing
 
     def call(self, token_ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:

@@ -269,6 +269,60 @@ def draw_alignments(
     _save(figure, path)
 
 
+def draw_attention(
+    encoded_images: Sequence[bytes],
+    texts: Sequence[Sequence[str]],
+    attention: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    path: Path,
+    columns: int = 9,
+) -> None:
+    """Draws where a decoder looks in an image, word by word.
+
+    Args:
+        encoded_images: The encoded images; the first 60 are drawn.
+        texts: The words of each image; the first 40 are drawn.
+        attention: For each word a map, float32 `(rows, columns)`; the largest value of
+            a map is white.
+        titles: One title for each image; it may have several lines.
+        path: The PNG file to write.
+        columns: Drawings per row; the first one of each image is the plain image.
+    """
+    panels: list[tuple[np.ndarray, np.ndarray | None, str]] = []
+    shown = zip(encoded_images, texts, attention, titles, strict=True)
+    for encoded, words, maps, title in list(shown)[:MAX_EXAMPLES]:
+        image = thumbnail(encoded)
+        panels.append((image, None, title))
+        pairs = zip(words[:MAX_ALIGNED_TOKENS], maps, strict=False)
+        panels += [(image, heat, word) for word, heat in pairs]
+        # The next image begins a row.
+        panels += [(image[:0], None, "")] * (-len(panels) % columns)
+    rows = max(1, len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2 * columns, 2.5 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, heat, title) in zip(axes.flat, panels, strict=False):
+        if image.size:
+            axis.imshow(image, interpolation="antialiased")
+        if heat is not None:
+            height, width = image.shape[:2]
+            heat = np.asarray(Image.fromarray(heat).resize((width, height)))
+            heat = heat / max(heat.max(), np.finfo("float32").tiny)
+            # Darkens what the decoder does not look at.
+            shade = np.zeros((height, width, 4))
+            shade[..., 3] = 0.8 * (1 - heat.clip(0, 1))
+            axis.imshow(shade)
+        lines = [line for each in title.split("\n") for line in textwrap.wrap(each, 26)]
+        axis.set_title("\n".join(lines), fontsize=8, loc="left", parse_math=False)
+    _save(figure, path)
+
+
 def draw_recordings(
     recordings: Sequence[tuple[str, np.ndarray, Sequence[tuple[float, float, str]]]],
     rate: int,

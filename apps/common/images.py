@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from apps.common import limits
+from apps.common import datasets, limits
 from apps.common.errors import BadInput
 from apps.common.image_headers import (
     DAMAGED,
@@ -181,6 +181,31 @@ def resize_image(image: tf.Tensor, size: int, how: str) -> tf.Tensor:
     return tf.image.resize(image, (size, size), antialias=True)
 
 
+def place_map(values: tf.Tensor, height: int, width: int, how: str) -> np.ndarray:
+    """Returns a map of a square from `resize_image` as a map of the whole image.
+
+    Args:
+        values: The map, float32 `(rows, columns, 1)`.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        how: How the image became square, as for `resize_image`.
+
+    Returns:
+        float32 `(height, width)`; 0 where the square does not reach.
+    """
+    if how == "crop":
+        side = min(height, width)
+        values = tf.image.resize(values, (side, side))
+        top, left = (height - side) // 2, (width - side) // 2
+        values = tf.image.pad_to_bounding_box(values, top, left, height, width)
+    elif how == "pad":  # Padding is at the bottom or at the right.
+        side = max(height, width)
+        values = tf.image.resize(values, (side, side))[:height, :width]
+    else:
+        values = tf.image.resize(values, (height, width))
+    return values[..., 0].numpy()
+
+
 def fit_image(
     image: tf.Tensor, height: int, width: int
 ) -> tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]:
@@ -327,6 +352,38 @@ def list_files(folder: Path) -> list[Path]:
             if not name.startswith(".") and name not in SYSTEM_FILES
         ]
     return sorted(paths)
+
+
+def find_images(inputs: Sequence[Path]) -> tuple[list[str], list[Path]]:
+    """Returns the names and the files of images; folders are expanded.
+
+    Files in folders that are no images are reported and skipped.
+
+    Args:
+        inputs: Paths of files and folders.
+
+    Raises:
+        BadInput: A folder has no image.
+    """
+    names, files = [], []
+    for path in inputs:
+        if not path.is_dir():
+            names.append(str(path))
+            files.append(path)
+            continue
+        found = list_files(path)
+        readable, unreadable = make_decodable(found)
+        datasets.print_skipped((str(name), reason) for name, reason in unreadable)
+        usable = [
+            (str(name), file)
+            for name, file in zip(found, readable, strict=True)
+            if file
+        ]
+        if not usable:
+            raise BadInput(f"{path} has no image that can be read; pass another folder")
+        names += [name for name, _ in usable]
+        files += [file for _, file in usable]
+    return names, files
 
 
 def make_decodable(

@@ -8,6 +8,7 @@ the same batch of the server, keep their answers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -102,22 +103,21 @@ def answer(outputs: Mapping[str, tf.Tensor], errors: tf.Tensor) -> dict[str, tf.
     return {**{name: hide(value) for name, value in outputs.items()}, "errors": errors}
 
 
-def call_network(
-    network: Callable[[tf.Tensor], tf.Tensor], inputs: tf.Tensor
-) -> tf.Tensor:
+def call_network(network: Callable[[tf.Tensor], Any], inputs: tf.Tensor) -> Any:
     """Calls a network that cannot take an empty batch, as most cannot.
 
     Args:
-        network: Function of a batch.
+        network: Function of a batch; returns a tensor, or a structure of tensors.
         inputs: `(n, …)`; n may be 0.
 
     Returns:
-        Its result, `(n, …)`.
+        Its result, each tensor `(n, …)`.
     """
     num_inputs = tf.shape(inputs)[0]
     one = tf.concat([[1], tf.shape(inputs)[1:]], 0)
     some = tf.cond(num_inputs > 0, lambda: inputs, lambda: tf.zeros(one, inputs.dtype))
-    return network(tf.ensure_shape(some, inputs.shape))[:num_inputs]
+    results = network(tf.ensure_shape(some, inputs.shape))
+    return tf.nest.map_structure(lambda result: result[:num_inputs], results)
 
 
 def attempt(

@@ -25,7 +25,7 @@ class Bundle(NamedTuple):
 
     Attributes:
         program: The Python file that becomes `run.py`.
-        requirement: What the program needs besides `REQUIREMENTS`, as pip names it.
+        requirements: What the program needs besides `REQUIREMENTS`, as pip names it.
         variables: The Keras variables that the signatures use.
         signatures: `tf.function`s with an `input_signature` of static shapes, by name.
         labels: The lines of `labels.txt`; if empty, there is no such file.
@@ -35,7 +35,7 @@ class Bundle(NamedTuple):
     """
 
     program: str
-    requirement: str
+    requirements: Sequence[str]
     variables: Sequence[Any]
     signatures: Mapping[str, Any]
     labels: Sequence[str] = ()
@@ -62,7 +62,7 @@ def write_bundle(
     folder.mkdir()
     if bundle.labels:
         (folder / "labels.txt").write_text("\n".join(bundle.labels) + "\n", "utf-8")
-    requirements = [*REQUIREMENTS, bundle.requirement, ""]
+    requirements = [*REQUIREMENTS, *bundle.requirements, ""]
     (folder / "requirements.txt").write_text("\n".join(requirements))
     shutil.copyfile(bundle.program, folder / "run.py")
     if bundle.write_files:

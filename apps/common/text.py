@@ -32,7 +32,7 @@ csv.field_size_limit(2**31 - 1)  # Texts may be long.
 
 
 def read_table(
-    path: Path, columns: Mapping[str, str]
+    path: Path, columns: Mapping[str, str], endings: Sequence[str] = TABLE_ENDINGS
 ) -> list[tuple[int, tuple[str, ...]]]:
     """Reads some columns of a table.
 
@@ -43,6 +43,8 @@ def read_table(
             a `.csv` file may be quoted, and commas, semicolons or tabs separate them;
             in a `.tsv` file, quotes are ordinary letters.
         columns: The names of the wanted columns, by the setting that holds each name.
+        endings: How the names of tables end; those that do not end like a `.tsv` file
+            are read like `.csv` files. Defaults to `TABLE_ENDINGS`.
 
     Returns:
         A pair for each row: its line number and its values, in the order of `columns`.
@@ -55,11 +57,11 @@ def read_table(
     """
     if not path.is_file():
         raise BadInput(f"there is no file {path}; pass --data a TSV or CSV file")
-    if not path.name.lower().endswith(TABLE_ENDINGS):
+    if not path.name.lower().endswith(tuple(endings)):
         raise BadInput(
-            f"{path} is not a table; its name must end in {', '.join(TABLE_ENDINGS)}"
+            f"{path} is not a table; its name must end in {', '.join(endings)}"
         )
-    is_csv = path.name.lower().endswith((".csv", ".csv.gz"))
+    is_csv = not path.name.lower().endswith((".tsv", ".tsv.gz"))
     rows, skipped = [], []
     with (
         _read_errors(path, "a table"),

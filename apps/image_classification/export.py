@@ -99,7 +99,7 @@ def bundle(classifier, train_examples):
 
     return Bundle(
         edge.__file__,
-        "pillow>=11",
+        ["pillow>=11"],
         classifier.model.variables,
         {"serving_default": score_images},
         labels=classifier.class_names,

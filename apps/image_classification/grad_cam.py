@@ -37,30 +37,5 @@ def grad_cam(classifier, image_bytes):
         best = tf.reduce_max(tf.matmul(pooling(features), head.kernel) + head.bias)
     weights = tf.reduce_mean(tape.gradient(best, features), axis=(1, 2), keepdims=True)
     heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1, keepdims=True))[0]
-    heat = place(heat, height, width, classifier.resize)
+    heat = images.place_map(heat, height, width, classifier.resize)
     return heat / max(heat.max(), np.finfo("float32").tiny)
-
-
-def place(heat, height, width, resize):
-    """Returns a map of the prepared square as a map of the whole image.
-
-    Args:
-        heat: The map, float32 `(rows, columns, 1)`.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        resize: How the image became square, as for `images.resize_image`.
-
-    Returns:
-        float32 `(height, width)`.
-    """
-    if resize == "crop":
-        side = min(height, width)
-        heat = tf.image.resize(heat, (side, side))
-        top, left = (height - side) // 2, (width - side) // 2
-        heat = tf.image.pad_to_bounding_box(heat, top, left, height, width)
-    elif resize == "pad":  # Padding is at the bottom or at the right.
-        side = max(height, width)
-        heat = tf.image.resize(heat, (side, side))[:height, :width]
-    else:
-        heat = tf.image.resize(heat, (height, width))
-    return heat[..., 0].numpy()

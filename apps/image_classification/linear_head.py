@@ -16,7 +16,6 @@ from apps.common import backbones, datasets, runs
 from apps.common.errors import BadInput
 from apps.image_classification.config import BACKBONES, RESIZINGS
 from apps.image_classification.data import make_batches
-from apps.image_classification.model import truncate
 
 # Images whose features are extracted at most, for the head and for the choice of the
 # backbone.
@@ -76,7 +75,7 @@ def choose(config, examples):
         candidate = dataclasses.replace(config, backbone=name, resize=resize)
         preprocess, backbone = loaded[name]
         if config.backbone_output:
-            backbone = truncate(backbone, config.backbone_output)
+            backbone = backbones.truncate(backbone, config.backbone_output)
         inputs = keras.Input(shape)
         pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(inputs)))
         views = extract(keras.Model(inputs, pooled), few, candidate)

@@ -3,7 +3,6 @@
 import keras
 
 from apps.common import backbones
-from apps.common.errors import BadInput, closest
 
 
 def build_model(
@@ -33,7 +32,7 @@ def build_model(
     else:
         preprocess, features = backbones.load_backbone(backbone, input_shape, weights)
     if backbone_output:
-        features = truncate(features, backbone_output)
+        features = backbones.truncate(features, backbone_output)
     features.name = "backbone"
 
     inputs = keras.Input(input_shape, name="images")
@@ -45,17 +44,3 @@ def build_model(
         x
     )
     return keras.Model(inputs, scores, name="image_classifier")
-
-
-def truncate(backbone, output):
-    """Returns the backbone up to the layer named `output`.
-
-    Raises:
-        BadInput: The backbone has no such layer.
-    """
-    names = [layer.name for layer in backbone.layers]
-    if output not in names:
-        raise BadInput(
-            f"{backbone.name} has no layer '{output}'{closest(output, names)}"
-        )
-    return keras.Model(backbone.input, backbone.get_layer(output).output)

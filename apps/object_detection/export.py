@@ -127,7 +127,7 @@ def bundle(detector, confidence, train_examples):
 
     return Bundle(
         edge.__file__,
-        "pillow>=11",
+        ["pillow>=11"],
         detector.variables,
         device_signatures(detector),
         labels=detector.classes,

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from apps.common import datasets, figures, images, runs
-from apps.common.errors import BadInput
 from apps.common.predictors import about, data_settings, in_batches
 from apps.object_detection.config import Config
 from apps.object_detection.data import load_split
@@ -39,7 +38,7 @@ def predict(
         confidence = read_confidence(model)
     predictor = load_model(model)
     if inputs:
-        names, files = find_images(inputs)
+        names, files = images.find_images(inputs)
         answers = in_batches(predictor, map(images.read_image, files), BATCH_SIZE)
         first_images = [path.read_bytes() for path in files[:MAX_DRAWN]]
     else:
@@ -74,34 +73,6 @@ def predict(
     figures.draw_boxes(panels, figure)
     print(f"figure: {figure}")
     return answers
-
-
-def find_images(inputs):
-    """Returns the names and the files of images; folders are expanded.
-
-    Files in folders that are no images are reported and skipped.
-
-    Args:
-        inputs: Paths of files and folders.
-
-    Raises:
-        BadInput: A folder has no image.
-    """
-    names, files = [], []
-    for path in inputs:
-        if not path.is_dir():
-            names.append(str(path))
-            files.append(path)
-            continue
-        found = images.list_files(path)
-        readable, unreadable = images.make_decodable(found)
-        datasets.print_skipped((str(name), reason) for name, reason in unreadable)
-        pairs = [pair for pair in zip(found, readable, strict=True) if pair[1]]
-        if not pairs:
-            raise BadInput(f"{path} has no image that can be read; pass another folder")
-        names += [str(name) for name, _ in pairs]
-        files += [file for _, file in pairs]
-    return names, files
 
 
 def read_classes(model, answers):

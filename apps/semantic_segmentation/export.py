@@ -128,7 +128,7 @@ def bundle(segmenter, train_examples):
     colors = figures.class_colors([class_color(each) for each in segmenter.classes])
     return Bundle(
         edge.__file__,
-        "pillow>=11",
+        ["pillow>=11"],
         segmenter.network.variables,
         {"serving_default": label},
         labels=[

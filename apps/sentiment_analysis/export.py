@@ -85,7 +85,7 @@ def bundle(classifier):
 
     return Bundle(
         edge.__file__,
-        "sentencepiece>=0.2",
+        ["sentencepiece>=0.2"],
         network.variables,
         {"serving_default": score_text},
         labels=classifier.class_names,

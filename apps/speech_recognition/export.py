@@ -101,7 +101,7 @@ def bundle(transcriber):
 
     return Bundle(
         edge.__file__,
-        "",
+        [],
         network.variables,
         device_functions(network, settings["beam"]["beam_size"]),
         write_files=write_files,

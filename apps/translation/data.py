@@ -18,8 +18,8 @@ from apps.common.text import (
     shorten,
     split_files,
 )
+from apps.common.tokenizer import END, START
 from apps.translation import embedded
-from apps.translation.tokenizer import END, START
 
 # Longer sentences are skipped; the exported model refuses them.
 MAX_TEXT_BYTES = 5_000

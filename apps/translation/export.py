@@ -9,6 +9,7 @@ import tensorflow as tf
 from apps.common import datasets, runs
 from apps.common.decoder import device_signatures
 from apps.common.release import Bundle, Card, Exam, Served, release
+from apps.common.tokenizer import END
 from apps.translation import edge, metrics
 from apps.translation.config import Config
 from apps.translation.data import load_examples
@@ -20,7 +21,6 @@ from apps.translation.signatures import (
     load_run,
     save_tokenizers,
 )
-from apps.translation.tokenizer import END
 
 # Bound: the fraction of sentences whose translation may differ from the trained
 # model's.
@@ -87,7 +87,7 @@ def bundle(translator):
 
     return Bundle(
         edge.__file__,
-        "sentencepiece>=0.2",
+        ["sentencepiece>=0.2"],
         translator.model.weights,
         device_signatures(
             lambda token_ids: translator.model.encode(token_ids, has_padding=False),

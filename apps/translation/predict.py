@@ -9,10 +9,10 @@ import numpy as np
 from apps.common import datasets, figures
 from apps.common.predictors import data_settings, in_batches
 from apps.common.text import check_texts, print_unknown, quote_refused, read_texts
+from apps.common.tokenizer import END_TOKEN
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.signatures import alignments, load_model
-from apps.translation.tokenizer import END_TOKEN
 
 
 def predict(

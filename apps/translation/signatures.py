@@ -13,6 +13,7 @@ from apps.common.limits import MAX_INPUTS, answer, check_shape, first_error
 from apps.common.predictors import Predictor, load_predictor
 from apps.common.search import Hypotheses, beam_search, greedy_search
 from apps.common.text import PADDING, UNKNOWN, check_request, join_rows
+from apps.common.tokenizer import END, END_TOKEN, START, Tokenizer
 from apps.translation.config import Config
 from apps.translation.data import MAX_TEXT_BYTES, MAX_WORD_LETTERS
 from apps.translation.model import EncoderDecoder
@@ -24,7 +25,6 @@ from apps.translation.parts import (
     split_patterns,
     split_texts,
 )
-from apps.translation.tokenizer import END, END_TOKEN, START, Tokenizer
 
 # In a run and in an edge bundle. A joint vocabulary has the first file only.
 TOKENIZER_FILES = ("source.model", "target.model")

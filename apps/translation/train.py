@@ -13,6 +13,7 @@ from apps.common import datasets, figures, runs, schedules
 from apps.common.decoder import SmoothedCrossEntropy, TeacherForcing
 from apps.common.errors import BadInput
 from apps.common.predictors import as_predictor
+from apps.common.tokenizer import Tokenizer, train_tokenizer
 from apps.translation.config import Config
 from apps.translation.data import Examples, load_examples, make_batches
 from apps.translation.metrics import ValidationBleu
@@ -23,7 +24,6 @@ from apps.translation.signatures import (
     load_tokenizers,
     save_tokenizers,
 )
-from apps.translation.tokenizer import Tokenizer, train_tokenizer
 
 
 def train(config: Config, run: Path) -> dict[str, Any]:

@@ -2,20 +2,16 @@ import importlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message_factory,
-    text_format,
-    wrappers_pb2,
-)
 
-ROOT = Path(__file__).parents[2]
+from serving import config
+from serving.embedded import Settings, served
+from tests.serving.client import ROOT, client_of, started
+from tests.serving.saved_models import save_numbered
 
 # Prints its arguments and the configuration that the third argument names.
 SERVER = '#!/bin/sh\necho "$@"\n/bin/cat "${3#*=}"\n'
@@ -50,7 +46,9 @@ def start(tmp_path, temporary):
                 **os.environ,
                 "PATH": str(tmp_path / "bin"),
                 "TMPDIR": str(temporary),
+                "TF_CPP_MIN_LOG_LEVEL": "3",
             },
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,35 +64,48 @@ def models(tmp_path):
     folder.mkdir()
     (folder / "models.config").write_text('base_path: "/models/app"\n')
     (folder / "batching.config").touch()
+    (folder / "monitoring.config").touch()
     return folder
 
 
+INSTALLED = ("--engine", "tensorflow_model_server")
+DOCKER = ("--engine", "docker")
 # An installed server listens on all interfaces.
-EVERYWHERE = ("--host", "0.0.0.0")
+EVERYWHERE = (*INSTALLED, "--host", "0.0.0.0")
 
 
-def test_an_installed_server_comes_first_and_gets_local_paths(start, models, temporary):
-    programs = "tensorflow_model_server", "docker"
-    server = start(*programs, models=models, flags=[*EVERYWHERE, "--batching"])
+def sentence(errors):
+    """Returns the error message, which TensorFlow's own messages may precede."""
+    *_, last = errors.splitlines()
+    assert "Traceback" not in errors
+    return last
+
+
+def test_an_installed_server_gets_local_paths(start, models, temporary):
+    flags = [*EVERYWHERE, "--batching", "--monitoring", "--timeout-seconds=5"]
+    server = start("tensorflow_model_server", models=models, flags=flags)
     output, _ = server.communicate()
     assert server.returncode == 0
     assert output.startswith("tensorflow_model_server --port=8500 --rest_api_port=9001")
-    assert "--grpc_max_threads=64 --rest_api_timeout_in_ms=60000" in output
+    assert "--grpc_max_threads=64" in output
+    assert "--rest_api_timeout_in_ms=5000" in output
     batching = f"--batching_parameters_file={models}/batching.config"
     assert f"--enable_batching=true {batching}" in output
+    assert f"--monitoring_config_file={models}/monitoring.config" in output
     assert f'base_path: "{models}/app"' in output
     assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.7"])
 def test_an_installed_server_is_not_started_for_one_interface(start, models, host):
-    server = start("tensorflow_model_server", models=models, flags=["--host", host])
+    flags = [*INSTALLED, "--host", host]
+    server = start("tensorflow_model_server", models=models, flags=flags)
     output, errors = server.communicate()
     assert (server.returncode, output) == (2, "")
-    assert errors == (
-        "error: tensorflow_model_server listens on all interfaces and has no option to "
-        f"listen on {host} only; add --host 0.0.0.0 if others may reach it, or install "
-        "docker\n"
+    assert sentence(errors) == (
+        "error: --engine tensorflow_model_server listens on all interfaces and has no "
+        f"option to listen on {host} only; add --host 0.0.0.0 if others may reach it, "
+        "or choose another engine"
     )
 
 
@@ -117,7 +128,7 @@ def test_signals_reach_the_server_and_no_file_stays(
         assert server.wait(timeout=60) == status
     assert not list(temporary.iterdir())
     names = {path.name for path in models.iterdir()}
-    assert names == {"models.config", "batching.config"}
+    assert names == {"models.config", "batching.config", "monitoring.config"}
 
 
 @pytest.mark.parametrize(
@@ -126,81 +137,169 @@ def test_signals_reach_the_server_and_no_file_stays(
         ([], "127.0.0.1"),
         (["--host", "192.0.2.7"], "192.0.2.7"),
         (["--host", "::1"], "[::1]"),
-        (EVERYWHERE, "0.0.0.0"),
+        (["--host", "0.0.0.0"], "0.0.0.0"),
     ],
 )
 def test_docker_listens_on_this_machine_unless_told(
     start, models, temporary, flags, address
 ):
-    others = [] if flags is EVERYWHERE else ["tensorflow_model_server"]
-    server = start("docker", *others, models=models, flags=flags)
+    server = start("docker", models=models, flags=[*DOCKER, *flags])
     output, _ = server.communicate()
     assert server.returncode == 0
     assert f"run --rm -v {models}:/models:ro -p {address}:9001:8501" in output
-    assert f" -p {address}:8500:8500 tensorflow/serving" in output
+    assert f" -p {address}:8500:8500 tensorflow/serving:2.20.0 " in output
     assert "--model_config_file=/models/models.config --grpc_max_threads=64" in output
+    assert "--rest_api_timeout_in_ms=60000" in output
     assert "batching" not in output
     assert not list(temporary.iterdir())
 
 
-def test_requests_are_batched_on_demand(start, models):
-    server = start("docker", models=models, flags=["--batching"])
+def test_requests_are_batched_on_demand(start, models, tmp_path):
+    file = tmp_path / "my.config"
+    file.touch()
+    server = start("docker", models=models, flags=[*DOCKER, "--batching", file])
     output, _ = server.communicate()
-    batching = "--batching_parameters_file=/models/batching.config"
+    assert f"-v {file}:/config/my.config:ro" in output
+    batching = "--batching_parameters_file=/config/my.config"
     assert f"--enable_batching=true {batching}" in output
 
 
-def test_a_folder_without_batching_is_named(start, models):
-    (models / "batching.config").unlink()
-    server = start("docker", models=models, flags=["--batching"])
+@pytest.mark.parametrize("flag", ["batching", "monitoring"])
+@pytest.mark.parametrize("engine", ["docker", "embedded"])
+def test_a_folder_without_a_file_is_named(start, models, flag, engine):
+    (models / f"{flag}.config").unlink()
+    (models / "models.config").write_text(
+        f'model_config_list {{ config {{ name: "a" base_path: "{models}" }} }}'
+    )
+    flags = ["--engine", engine, f"--{flag}"]
+    server = start("docker", models=models, flags=flags)
     _, errors = server.communicate()
     assert server.returncode == 2
-    assert errors.startswith(f"error: --models {models} holds no batching.config; ")
+    assert sentence(errors).startswith(f"error: {models}/{flag}.config: No such file")
 
 
-def test_a_host_must_be_an_address(start, models):
-    server = start("docker", models=models, flags=["--host", "localhost"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--host", "localhost"], "--host: invalid ip_address value: 'localhost'"),
+        (["--rest-port", "70000"], "--rest-port: invalid port value: '70000'"),
+        (["--poll-seconds", "0"], "--poll-seconds: invalid positive value: '0'"),
+        (["--timeout-seconds", "nan"], "--timeout-seconds: invalid positive value"),
+        (["--max-requests", "0"], "--max-requests: invalid count value: '0'"),
+        (["--engine", "other"], "--engine: invalid choice: 'other'"),
+    ],
+)
+def test_a_wrong_flag_is_refused(start, models, flags, message):
+    server = start(models=models, flags=flags)
     _, errors = server.communicate()
     assert server.returncode == 2
-    assert "argument --host: invalid ip_address value: 'localhost'" in errors
+    assert message in errors
 
 
-def batching_parameters():
-    """Returns the message that the server reads from `batching.config`.
+@pytest.mark.parametrize("engine", ["docker", "tensorflow_model_server"])
+def test_without_a_server_it_says_what_to_install(start, models, engine):
+    server = start(models=models, flags=["--engine", engine])
+    _, errors = server.communicate()
+    assert server.returncode == 2
+    assert sentence(errors).startswith(f"error: --engine {engine}: ")
+    assert sentence(errors).endswith("install it or leave out --engine")
 
-    `tensorflow-serving-api` does not have it.
-    """
-    file = descriptor_pb2.FileDescriptorProto(
-        name="batching.proto",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
+
+def test_a_folder_without_models_is_named(start, tmp_path):
+    server = start("docker", models=tmp_path, flags=DOCKER)
+    _, errors = server.communicate()
+    assert server.returncode == 2
+    assert f"--models {tmp_path} holds no models.config" in sentence(errors)
+
+
+def test_a_server_that_cannot_run_is_named(start, models):
+    server = start("docker", models=models, flags=DOCKER, script="#!/nowhere\n")
+    _, errors = server.communicate()
+    assert server.returncode == 2
+    assert sentence(errors).startswith(
+        "error: docker: No such file or directory; check"
     )
-    message = file.message_type.add(name="BatchingParameters")
-    types = {
-        "max_batch_size": "Int64Value",
-        "batch_timeout_micros": "Int64Value",
-        "max_enqueued_batches": "Int64Value",
-        "num_batch_threads": "Int64Value",
-        "enable_large_batch_splitting": "BoolValue",
-        "max_execution_batch_size": "Int64Value",
-    }
-    for number, (name, type_name) in enumerate(types.items(), start=1):
-        message.field.add(
-            name=name,
-            number=number,
-            type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
-            type_name=f".google.protobuf.{type_name}",
-        )
-    message.field.add(
-        name="pad_variable_length_inputs",
-        number=len(types) + 1,
-        type=descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
-    )
-    pool = descriptor_pool.Default()
-    pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("BatchingParameters")
-    )()
+
+
+# The embedded server.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "models.config: "),
+        ("", "models.config: model_config_list holds no config"),
+        ('model_config_list { config { name: "a" } }', "needs a name and a base_path"),
+        (
+            'model_config_list { config { name: "a" base_path: "b" } '
+            'config { name: "a" base_path: "c" } }',
+            "two models have the same name",
+        ),
+        (
+            'model_config_list { config { name: "a" base_path: "/models/a" } }',
+            "No versions of servable a found under base path",
+        ),
+    ],
+)
+def test_models_that_cannot_be_served_are_named(start, models, text, message):
+    (models / "models.config").write_text(text)
+    server = start(models=models, flags=["--grpc-port=0", "--rest-port=0"])
+    output, errors = server.communicate()
+    assert (server.returncode, output) == (2, "")
+    assert sentence(errors).startswith("error: ")
+    assert message in sentence(errors)
+
+
+def test_a_path_without_models_is_named(start, tmp_path):
+    server = start(models=tmp_path / "no")
+    _, errors = server.communicate()
+    assert server.returncode == 2
+    assert f"error: --models {tmp_path}/no does not exist; name" in sentence(errors)
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """The folder of a small model."""
+    return save_numbered(1, tmp_path / "numbers/1").parent
+
+
+@pytest.mark.parametrize("flag", ["--rest-port", "--grpc-port"])
+def test_a_port_that_is_taken_is_named(start, flag, numbers):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        flags = ["--rest-port=0", "--grpc-port=0", f"{flag}={port}"]
+        server = start(models=numbers, flags=flags)
+        _, errors = server.communicate()
+    assert server.returncode == 2
+    assert f"error: {flag} {port}: 127.0.0.1:{port} is in use" in sentence(errors)
+
+
+def test_a_folder_of_models_a_model_and_a_version_are_served(tmp_path):
+    for version in ("one/1", "two/1", "two/2"):
+        save_numbered(1, tmp_path / version)
+    for where, names in (
+        (tmp_path, {"one": [1], "two": [2]}),
+        (tmp_path / "two", {"two": [2]}),
+        (tmp_path / "two/1", {"two": [1]}),
+    ):
+        found = config.find_models(where)
+        assert {model.name: model.versions for model in found}.keys() == names.keys()
+        with served(Settings(found, rest_port=0, grpc_port=0)) as ports:
+            client = client_of(ports)
+            for name, versions in names.items():
+                assert [*client.states(name)] == versions
+
+
+def test_metrics_are_given_where_the_file_says(tmp_path, numbers):
+    file = tmp_path / "monitoring.config"
+    file.write_text('prometheus_config { enable: true path: "/m" }')
+    with started(numbers, "--monitoring", file) as (client, _):
+        assert client.request("GET", "/m").headers["Content-Type"] == "text/plain"
+        assert client.request("GET", "/monitoring/prometheus/metrics").status == 404
+    file.write_text("prometheus_config { enable: false }")
+    assert config.read_monitoring(file) is None
 
 
 def model_limits():
@@ -226,39 +325,14 @@ def test_the_limits_are_documented():
 
 
 def test_the_batches_fit_the_limits_of_the_signatures():
-    text = (ROOT / "saved_models/batching.config").read_text()
-    batching = text_format.Parse(text, batching_parameters())
+    batching = config.read_batching(ROOT / "saved_models/batching.config")
     max_inputs = [limits["max_inputs"] for limits in model_limits().values()]
-    assert batching.max_batch_size.value == max(max_inputs)
-    assert batching.enable_large_batch_splitting.value
+    assert batching.max_batch_size == max(max_inputs)
+    assert batching.enable_large_batch_splitting
     # A larger batch would be refused as a whole.
-    assert 1 < batching.max_execution_batch_size.value <= min(max_inputs)
-    assert 0 < batching.batch_timeout_micros.value <= 10_000
-    assert batching.max_enqueued_batches.value > 0
-    assert batching.num_batch_threads.value > 0
+    assert 1 < batching.max_execution_batch_size <= min(max_inputs)
+    assert 0 < batching.batch_timeout_micros <= 10_000
     assert not batching.pad_variable_length_inputs
-
-
-def test_without_a_server_it_says_what_to_install(start, models):
-    server = start(models=models)
-    _, errors = server.communicate()
-    assert server.returncode == 2
-    assert errors.startswith("error: neither tensorflow_model_server nor docker")
-
-
-def test_a_folder_without_models_is_named(start, tmp_path):
-    server = start("docker", models=tmp_path)
-    _, errors = server.communicate()
-    assert server.returncode == 2
-    assert f"--models {tmp_path} holds no models.config" in errors
-
-
-def test_a_server_that_cannot_run_is_named(start, models):
-    server = start("docker", models=models, script="#!/nowhere\n")
-    _, errors = server.communicate()
-    assert server.returncode == 2
-    assert errors.startswith("error: docker: No such file or directory; check")
-    assert "Traceback" not in errors
 
 
 def help_written_to(stdout):

@@ -232,3 +232,16 @@ def test_batch_normalization_inside_layers_is_not_trained():
     backbones.set_trainable(model, fraction=1)
     assert len(model.trainable_variables) > 2
     assert not [v.path for v in model.trainable_variables if "gamma" in v.path]
+
+
+def test_a_backbone_can_be_cut():
+    preprocess, whole = backbones.small_resnet((32, 32, 3), filters=(8, 8, 16))
+    cut = backbones.truncate(whole, "block_2")
+    assert cut.output.shape == whole.get_layer("block_2").output.shape
+    assert [layer.name for layer in cut.layers][-1] == "block_2"
+    both = keras.Model(whole.input, [whole.get_layer("block_2").output, whole.output])
+    pixels = preprocess(IMAGES)
+    np.testing.assert_allclose(cut(pixels), both(pixels)[0], atol=1e-6)
+    assert cut.get_layer("stem") is whole.get_layer("stem")
+    with pytest.raises(BadInput, match="no layer 'blok_2'; did you mean 'block_2'"):
+        backbones.truncate(whole, "blok_2")

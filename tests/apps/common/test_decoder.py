@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from apps.common.decoder import (
     AttentionDecoder,
@@ -14,7 +15,7 @@ from apps.common.decoder import (
 )
 
 
-def make_decoder(attention="additive"):
+def make_decoder(attention="additive", **options):
     keras.utils.set_random_seed(0)
     return AttentionDecoder(
         make_embedding(12, 6),
@@ -23,6 +24,7 @@ def make_decoder(attention="additive"):
         attention_units=4,
         embedding_dropout=0.0,
         dropout=0.0,
+        **options,
     )
 
 
@@ -89,3 +91,88 @@ def test_the_loss_is_the_mean_over_all_tokens(smoothing):
     logits[0, 1:] += 100
     labels[0, 1:] = 0
     assert float(loss(labels, logits, weights)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "none"])
+def test_the_loss_may_be_reduced_otherwise(reduction):
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(3, 5, 7)).astype("float32")
+    labels = random.integers(1, 7, (3, 5))
+    weights = random.normal(size=(3, 5)).astype("float32")  # Some are negative.
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    each = -np.take_along_axis(log_probs, labels[..., None], -1)[..., 0] * weights
+    expected = {"sum_over_batch_size": each.mean(), "sum": each.sum(), "none": each}
+    loss = SmoothedCrossEntropy(label_smoothing=0.0, reduction=reduction)
+    np.testing.assert_allclose(
+        loss(labels, logits, weights), expected[reduction], rtol=1e-4, atol=1e-5
+    )
+
+
+# The gate and the penalty of captions
+
+
+VALUES = np.random.default_rng(1).normal(size=(2, 6, 3)).astype("float32")
+# The second sequence ends early.
+TOKEN_IDS = np.array([[2, 5, 7, 4], [2, 9, 0, 0]])
+
+
+@pytest.mark.parametrize("attention", ["additive", "none"])
+def test_the_gate_scales_the_context(attention):
+    decoder = make_decoder(attention, has_gate=True)
+    memory = decoder.remember(VALUES)
+    decoder(TOKEN_IDS, memory)
+    kernel = decoder.gate.kernel
+    kernel.assign(3 * np.random.default_rng(0).normal(size=kernel.shape))
+    token_ids = np.array([[5, 8], [7, 9]])
+    state = tf.nest.map_structure(
+        lambda value: np.stack([value] * 2, 1), decoder.initial_state(memory)
+    )
+    readouts, after, weights = decoder.decode(decoder.embed(token_ids), state, memory)
+    h = after.h.numpy()
+    gate = 1 / (1 + np.exp(-(h @ kernel.numpy() + decoder.gate.bias.numpy())))
+    assert np.ptp(gate) > 0.05
+    context = weights.numpy() @ VALUES
+    if attention == "none":
+        context = np.repeat(VALUES.mean(axis=1, keepdims=True), 2, axis=1)
+    read = np.concatenate([h, gate * context], -1)
+    dense = decoder.readout
+    expected = np.tanh(read @ dense.kernel.numpy() + dense.bias.numpy())
+    np.testing.assert_allclose(readouts, expected, atol=1e-5)
+
+
+def test_there_is_no_gate_unless_it_is_wanted():
+    decoder = make_decoder()
+    decoder(TOKEN_IDS, decoder.remember(VALUES))
+    gated = make_decoder(has_gate=True)
+    gated(TOKEN_IDS, gated.remember(VALUES))
+    assert len(gated.weights) == len(decoder.weights) + 2
+
+
+@pytest.mark.parametrize("weight", [0.5, 2.0])
+def test_the_penalty_counts_all_looks_at_each_value(weight):
+    decoder = make_decoder(attention_penalty=weight)
+    memory = decoder.remember(VALUES)
+    decoder(TOKEN_IDS, memory, training=True)
+    (loss,) = decoder.losses
+    # The same step by step.
+    attended = np.zeros((2, 6))
+    state = tf.nest.map_structure(
+        lambda value: value[:, None], decoder.initial_state(memory)
+    )
+    for time in range(4):
+        _, state, weights = decoder.step(TOKEN_IDS[:, time : time + 1], state, memory)
+        attended += weights[:, 0].numpy() * (TOKEN_IDS[:, time : time + 1] != 0)
+    np.testing.assert_allclose(attended.sum(axis=1), [4, 2], rtol=1e-5)
+    expected = weight * np.mean((1 - attended) ** 2)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_penalty_is_for_training_and_for_attention():
+    for training, options in (
+        (False, {"attention_penalty": 1.0}),
+        (True, {"attention_penalty": 0.0}),
+        (True, {"attention_penalty": 1.0, "attention": "none"}),
+    ):
+        decoder = make_decoder(**options)
+        decoder(TOKEN_IDS, decoder.remember(VALUES), training=training)
+        assert decoder.losses == []

@@ -367,3 +367,83 @@ def test_precision_is_drawn_against_recall(tmp_path):
         rows, columns = np.nonzero(is_color)
         assert len(rows) > 300
         assert sign * np.corrcoef(rows, columns)[0, 1] > 0.8
+
+
+def draw_attention(tmp_path, maps, words=None, titles=("a title",), **options):
+    """Draws this attention to white images."""
+    white = encode(np.full((80, 80, 3), 255, "uint8"))
+    path = tmp_path / "deep/attention.png"
+    maps = [[np.array(each, "float32") for each in row] for row in maps]
+    words = words or [[f"w{i}" for i in range(len(row))] for row in maps]
+    figures.draw_attention([white] * len(maps), words, maps, titles, path, **options)
+    return drawn(path)
+
+
+def shades(image, part):
+    """Returns the share of dark grey pixels in a part of an image."""
+    grey = (image[part] == 51).all(axis=-1)  # 20 % of white.
+    return grey.mean()
+
+
+def test_what_the_decoder_does_not_look_at_is_dark(tmp_path):
+    plain = draw_attention(tmp_path, [[]], columns=2)
+    assert shades(plain, np.s_[:]) == 0
+    left = [[0.4, 0], [0.4, 0]]
+    image = draw_attention(tmp_path, [[left]], columns=2)
+    is_dark = (image == 51).all(axis=-1)
+    columns = np.flatnonzero(is_dark.sum(axis=0) > 50)
+    assert columns.min() > image.shape[1] * 0.7  # The right half of the second one.
+    assert len(columns) > 30
+    below = draw_attention(tmp_path, [[[[1, 1], [0, 0]]]], columns=2)
+    rows = np.flatnonzero((below == 51).all(axis=-1).sum(axis=1) > 50)
+    assert rows.min() > below.shape[0] * 0.4
+    # Without attention, all is dark.
+    dark = draw_attention(tmp_path, [[np.zeros((2, 2))]], columns=2)
+    assert shades(dark, np.s_[:]) > 1.8 * shades(image, np.s_[:])
+
+
+def test_each_image_begins_a_row(tmp_path):
+    even = np.ones((2, 2))
+    one = draw_attention(tmp_path, [[even] * 3], columns=4)
+    two = draw_attention(
+        tmp_path, [[even], [even] * 2], titles=["first", "second"], columns=4
+    )
+    three = draw_attention(tmp_path, [[even] * 9], columns=4)
+    assert 1.7 < two.shape[0] / one.shape[0] < 2.4
+    assert 2.6 < three.shape[0] / one.shape[0] < 3.6
+    assert two.shape[1] == three.shape[1] == one.shape[1]
+
+
+def test_words_and_titles_stand_above_the_images(monkeypatch, tmp_path):
+    titles = []
+    monkeypatch.setattr(
+        figures.plt.Axes,
+        "set_title",
+        lambda axis, title, **options: titles.append(title),
+    )
+    even = np.ones((2, 2))
+    long = "a very long caption of thirty letters and more\n($x_1$)"
+    draw_attention(
+        tmp_path, [[even] * 2, []], [["a", "$dog"], []], [long, "two"], columns=3
+    )
+    assert titles == [
+        "a very long caption of\nthirty letters and more\n($x_1$)",
+        *("a", "$dog", "two", "", ""),
+    ]
+
+
+def test_attention_to_nothing_is_drawn_too(tmp_path):
+    figures.draw_attention([], [], [], [], tmp_path / "none.png")
+    assert (tmp_path / "none.png").exists()
+    draw_attention(tmp_path, [[np.ones((1, 1))]], [["$\\frac$"]], ["$\\frac$ 0.9"])
+
+
+def test_only_the_first_words_are_drawn(monkeypatch, tmp_path):
+    monkeypatch.setattr(figures, "MAX_ALIGNED_TOKENS", 3)
+    monkeypatch.setattr(figures, "MAX_EXAMPLES", 2)
+    even = np.ones((2, 2))
+    options = {"columns": 2, "titles": ["t"] * 2}
+    expected = draw_attention(tmp_path, [[even] * 3] * 2, **options)
+    options["titles"] = ["t"] * 4
+    image = draw_attention(tmp_path, [[even] * 9] * 4, **options)
+    assert image.shape == expected.shape

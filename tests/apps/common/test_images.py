@@ -453,3 +453,56 @@ def test_unusual_pixels_are_converted_as_the_graph_decodes_them(tmp_path):
         ((copy,), reasons) = images.make_decodable([path])
         assert not reasons
         np.testing.assert_array_equal(images.decode_image(copy.read_bytes()), expected)
+
+
+def test_folders_are_expanded(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    image = Image.new("RGB", (8, 8))
+    for path in ("photos/b.png", "photos/more/a.jpg", "photos/web.webp", "one.png"):
+        image.save(tmp_path / path)
+    (folder / "notes.txt").write_text("no image")
+    names, files = images.find_images([tmp_path / "one.png", folder])
+    found = ("one.png", "photos/b.png", "photos/more/a.jpg", "photos/web.webp")
+    assert names == [str(tmp_path / path) for path in found]
+    assert [str(path) for path in files[:3]] == names[:3]
+    assert files[3].suffix == ".jpg"  # TensorFlow does not decode WebP.
+    err = capsys.readouterr().err
+    assert err.startswith("skipped 1 file: is not an image")
+    assert "notes.txt" in err
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(BadInput, match="has no image that can be read; pass another"):
+        images.find_images([tmp_path])
+
+
+# Maps of squares
+
+
+def square_of(pixels, how):
+    rgb = tf.repeat(tf.constant(pixels), 3, -1)
+    return images.resize_image(rgb, 64, how)[..., :1]
+
+
+@pytest.mark.parametrize("how", ["squash", "pad", "crop"])
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (160, 96), (128, 128)])
+def test_a_map_of_the_square_lies_over_the_image(how, height, width):
+    """The square itself, as a map, is the image again where it reaches."""
+    y, x = (np.indices((height, width)) + 0.5) * 2 * np.pi / 128
+    pixels = (128 + 60 * np.sin(y) + 60 * np.cos(1.5 * x))[..., None].astype("float32")
+    placed = images.place_map(square_of(pixels, how), height, width, how)
+    assert (placed.shape, placed.dtype) == ((height, width), np.float32)
+    expected, side = pixels[..., 0], min(height, width)
+    if how == "crop":
+        top, left = (height - side) // 2, (width - side) // 2
+        inner = np.s_[top : top + side, left : left + side]
+        outside = placed.copy()
+        outside[inner] = 0
+        assert not outside.any()
+        placed, expected = placed[inner], expected[inner]
+    # The edges are blurred by the resizing.
+    difference = np.abs(placed - expected)[4:-4, 4:-4]
+    assert difference.max() < 8
+    assert expected.std() > 30

@@ -155,3 +155,29 @@ def test_attempts_of_many_inputs_are_independent(tmp_path):
     np.testing.assert_array_equal(answers["succeeded"], numbers >= 0)
     expected = np.where(numbers >= 0, np.sqrt(np.abs(numbers)), -1)
     np.testing.assert_allclose(answers["results"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("is_structure", [False, True])
+def test_networks_may_be_called_with_an_empty_batch(is_structure, tmp_path):
+    """Like most networks, this one cannot take an empty batch itself."""
+
+    def network(numbers):
+        check = tf.debugging.Assert(tf.shape(numbers)[0] > 0, ["empty"])
+        with tf.control_dependencies([check]):
+            doubled = 2 * numbers
+        outputs = {"doubled": doubled, "texts": (tf.as_string(numbers[:, 0]),)}
+        return outputs if is_structure else doubled
+
+    spec = tf.TensorSpec([None, 3])
+    call = tf.function(
+        lambda numbers: limits.call_network(network, numbers), input_signature=[spec]
+    )
+    for number in (0, 1, 4):
+        numbers = np.arange(3 * number, dtype="float32").reshape(number, 3)
+        results = call(tf.constant(numbers))
+        doubled = results["doubled"] if is_structure else results
+        assert doubled.shape == (number, 3)
+        np.testing.assert_array_equal(doubled, 2 * numbers)
+        if is_structure:
+            (texts,) = results["texts"]
+            assert texts.numpy().tolist() == [b"%f" % each for each in numbers[:, 0]]

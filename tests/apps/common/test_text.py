@@ -45,6 +45,23 @@ def test_gzipped_tables_are_read(ending, tmp_path):
     assert read(path) == [("ü", "no")]
 
 
+def test_tables_may_have_other_endings(tmp_path):
+    rows = ["text,label", '"good, not bad",yes']
+    path = write(tmp_path / "a.txt", *rows)
+    endings = (*text.TABLE_ENDINGS, ".txt")
+    assert text.read_table(path, COLUMNS, endings) == [(2, ("good, not bad", "yes"))]
+    # A header with tabs has them between the fields of all rows.
+    write(path, "text\tlabel", 'so, "so"\tno')
+    assert text.read_table(path, COLUMNS, endings) == [(2, ('so, "so"', "no"))]
+    path = write(tmp_path / "a.tsv", "text\tlabel", '"so" bad\tno')
+    assert text.read_table(path, COLUMNS, endings) == [(2, ('"so" bad', "no"))]
+    with pytest.raises(BadInput, match=r"must end in \.tsv, \.csv, .*\.csv\.gz$"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"must end in .*\.csv\.gz, \.txt$"):
+        text.read_table(tmp_path / "a.json", COLUMNS, endings)
+
+
 def test_endings_may_be_in_capitals(tmp_path):
     path = tmp_path / "A.TSV.GZ"
     path.write_bytes(gzip.compress(b"text\tlabel\ngood\tpositive\n"))

@@ -99,7 +99,7 @@ APP = App(
     engines=["trained model", "SavedModel", "float32", "dynamic_range", "int8"],
     operations=["CONV_2D"],
     bundle={"labels.txt", "settings.json"},
-    requirement="pillow>=11",
+    requirements=["pillow>=11"],
     run_files=["model.keras"],
     figures={
         "confusion_matrix.png",

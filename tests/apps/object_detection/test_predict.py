@@ -2,39 +2,13 @@ import contextlib
 import io
 import json
 
-import pytest
-from PIL import Image
 from pycocotools.coco import COCO
 
-from apps.common.errors import BadInput
-from apps.object_detection.predict import find_images, read_classes, write_results
+from apps.object_detection.predict import read_classes, write_results
 from tests.apps.app_contract import succeed
 from tests.apps.object_detection.conftest import APP
 from tests.apps.object_detection.shapes import coco_content, draw
 from tests.apps.object_detection.test_metrics import THREE_ANSWERS, make_answers
-
-
-def test_folders_are_expanded(tmp_path, capsys):
-    folder = tmp_path / "photos"
-    (folder / "more").mkdir(parents=True)
-    image = Image.new("RGB", (8, 8))
-    for path in ("photos/b.png", "photos/more/a.jpg", "photos/web.webp", "one.png"):
-        image.save(tmp_path / path)
-    (folder / "notes.txt").write_text("no image")
-    names, files = find_images([tmp_path / "one.png", folder])
-    found = ("one.png", "photos/b.png", "photos/more/a.jpg", "photos/web.webp")
-    assert names == [str(tmp_path / path) for path in found]
-    assert [str(path) for path in files[:3]] == names[:3]
-    assert files[3].suffix == ".jpg"  # TensorFlow does not decode WebP.
-    err = capsys.readouterr().err
-    assert err.startswith("skipped 1 file: is not an image")
-    assert "notes.txt" in err
-
-
-def test_folders_without_images_are_refused(tmp_path):
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(BadInput, match="has no image that can be read; pass another"):
-        find_images([tmp_path])
 
 
 def test_results_have_the_format_of_coco(tmp_path):

@@ -119,7 +119,7 @@ APP = App(
     ],
     operations=["CONV_2D"],
     bundle={"crf.tflite", "labels.txt"},
-    requirement="pillow>=11",
+    requirements=["pillow>=11"],
     run_files=["model.keras"],
     figures={"typical.png", "worst.png"},
     unreadable=unreadable_images,

@@ -103,7 +103,7 @@ APP = App(
     engines=["trained model", "SavedModel", "float32", "dynamic_range"],
     operations=["UNIDIRECTIONAL_SEQUENCE_LSTM"],
     bundle={"cleaning.json", "labels.txt", "tokenizer.model"},
-    requirement="sentencepiece>=0.2",
+    requirements=["sentencepiece>=0.2"],
     run_files=["model.keras", "tokenizer.model"],
     figures={"confusion_matrix.png", "reliability.png", "worst_mistakes.png"},
     unreadable=unreadable_texts,

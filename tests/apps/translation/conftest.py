@@ -108,7 +108,7 @@ APP = App(
     engines=["trained model", "SavedModel", "float32", "float16", "dynamic_range"],
     operations=["UNIDIRECTIONAL_SEQUENCE_LSTM"],
     bundle={"search.json", "source.model"},
-    requirement="sentencepiece>=0.2",
+    requirements=["sentencepiece>=0.2"],
     run_files=["model.keras", "source.model"],
     figures={"bleu_by_length.png", "typical.png", "worst.png"},
     unreadable=unreadable_texts,

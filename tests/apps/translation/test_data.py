@@ -8,10 +8,10 @@ import tensorflow as tf
 from apps.common import datasets
 from apps.common.errors import BadInput
 from apps.common.text import PADDING, UNKNOWN
+from apps.common.tokenizer import END, START, train_tokenizer
 from apps.translation import data
 from apps.translation.config import CONFIGS, Config
 from apps.translation.data import Examples
-from apps.translation.tokenizer import END, START, train_tokenizer
 from tests.apps.translation.conftest import make_pairs, write_table
 
 

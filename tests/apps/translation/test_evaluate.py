@@ -5,10 +5,10 @@ import pytest
 
 from apps.common.errors import BadInput
 from apps.common.predictors import RefusedInput
+from apps.common.tokenizer import END_TOKEN
 from apps.translation.config import Config
 from apps.translation.data import Examples, read_pairs
 from apps.translation.evaluate import Scores, draw, evaluate, score, summarize
-from apps.translation.tokenizer import END_TOKEN
 from tests.apps.translation.conftest import write_table
 from tests.apps.translation.untrained import write_run
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from apps.common.decoder import State
 from apps.common.text import PADDING
-from apps.translation.tokenizer import START
+from apps.common.tokenizer import START
 from tests.apps.translation.untrained import make_model
 
 # Lengths of sentences and of their translations, padded to 7 and to 6.

@@ -5,10 +5,10 @@ from apps.common import datasets
 from apps.common.errors import BadInput
 from apps.common.predictors import data_settings
 from apps.common.text import UNKNOWN_TOKEN
+from apps.common.tokenizer import END_TOKEN
 from apps.translation.config import Config
 from apps.translation.data import load_split
 from apps.translation.predict import predict, print_warnings, some_test_sentences
-from apps.translation.tokenizer import END_TOKEN
 from tests.apps.translation.untrained import write_run
 
 

@@ -9,6 +9,7 @@ from apps.common.limits import MAX_INPUTS
 from apps.common.predictors import as_predictor
 from apps.common.search import length_penalty
 from apps.common.text import PADDING
+from apps.common.tokenizer import END, END_TOKEN, START
 from apps.translation import edge
 from apps.translation.export import bundle, served
 from apps.translation.parts import MAX_TOKENS
@@ -23,7 +24,6 @@ from apps.translation.signatures import (
     max_steps,
     save_tokenizers,
 )
-from apps.translation.tokenizer import END, END_TOKEN, START
 from tests.apps.translation.conftest import make_pairs
 from tests.apps.translation.untrained import make_translator, write_run
 

@@ -6,11 +6,11 @@ import pytest
 from apps.common import datasets, runs
 from apps.common.errors import BadInput
 from apps.common.predictors import as_predictor
+from apps.common.tokenizer import train_tokenizer
 from apps.translation import metrics
 from apps.translation.config import Config
 from apps.translation.data import Examples, load_examples, load_split
 from apps.translation.signatures import load_run, save_tokenizers
-from apps.translation.tokenizer import train_tokenizer
 from apps.translation.train import (
     compile_model,
     find_tokenizers,

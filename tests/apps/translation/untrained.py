@@ -9,11 +9,11 @@ import functools
 import numpy as np
 
 from apps.common import runs
+from apps.common.tokenizer import END, Tokenizer, train_tokenizer
 from apps.translation.config import Config
 from apps.translation.config import numbers as preset
 from apps.translation.model import EncoderDecoder
 from apps.translation.signatures import Translator, save_tokenizers
-from apps.translation.tokenizer import END, Tokenizer, train_tokenizer
 from tests.apps.translation.conftest import make_pairs
 
 SIZES = {

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from apps.common.errors import BadInput
 from apps.common.text import PADDING, UNKNOWN, UNKNOWN_TOKEN
-from apps.translation.tokenizer import (
+from apps.common.tokenizer import (
     END,
     END_TOKEN,
     START,
@@ -194,3 +194,40 @@ def test_a_saved_model_keeps_two_tokenizers_apart(tokenizer, tmp_path):
 def test_texts_without_letters_are_refused():
     with pytest.raises(BadInput, match="no vocabulary can be learned"):
         train_tokenizer(["\u200b", " "], 100)
+
+
+# Words
+
+
+@pytest.fixture(scope="module")
+def words():
+    return train_tokenizer(
+        ["a dog's tail", "a red t-shirt", "a dog runs"] * 3, 12, "word"
+    )
+
+
+def test_words_are_whole_tokens(words):
+    (row,) = ids_of(words, ["a dog's tail"])
+    vocabulary = words.vocabulary()
+    tokens = [vocabulary[token_id] for token_id in row]
+    assert tokens == ["▁a", "▁dog's", "▁tail", END_TOKEN]
+    texts = ["a red t-shirt", "a tail", ""]
+    assert joined(words, ids_of(words, texts)) == texts
+
+
+def test_rare_words_are_unknown():
+    texts = ["a dog", "a dog", "a cat"] * 5 + ["a zebra"]
+    # Four special tokens, and three words.
+    tokenizer = train_tokenizer(texts, 7, "word")
+    assert tokenizer.vocabulary()[4:] == ["▁a", "▁dog", "▁cat"]
+    rows = ids_of(tokenizer, ["a zebra", "zebra dog", "dogs"])
+    assert rows == [[4, UNKNOWN, END], [UNKNOWN, 5, END], [UNKNOWN, END]]
+
+
+def test_words_have_the_same_special_tokens(words):
+    special = ["<pad>", UNKNOWN_TOKEN, "<s>", END_TOKEN]
+    assert words.vocabulary()[:4] == special
+    assert [PADDING, UNKNOWN, START, END] == [0, 1, 2, 3]
+    assert len(words) == 4 + 7
+    (row,) = ids_of(words, ["<s> </s> <pad>"])
+    assert row == [UNKNOWN, END]  # Unknown words in sequence are one token.

@@ -1,6 +1,7 @@
-"""Splits sentences into subword tokens with SentencePiece, and joins them again."""
+"""Splits sentences into tokens with SentencePiece, and joins them again."""
 
 import hashlib
+from collections.abc import Callable
 
 import tensorflow as tf
 import tensorflow_text
@@ -45,11 +46,11 @@ class Tokenizer:
         return append_end(self.sentencepiece.tokenize(normalize(texts)))
 
     @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
-    def detokenize(self, token_ids):
+    def detokenize(self, token_ids: tf.RaggedTensor) -> tf.Tensor:
         """Converts token ids without `END`, ragged int32, to strings `(batch,)`."""
         return self.sentencepiece.detokenize(token_ids)
 
-    def sampler(self, alpha: float):
+    def sampler(self, alpha: float) -> Callable[[tf.Tensor], tf.RaggedTensor]:
         """Returns a tokenizing function that samples the segmentation.
 
         A segmentation is drawn with its probability to the power of `alpha`, see
@@ -71,7 +72,7 @@ class Tokenizer:
         return [token.decode() for token in tokens.numpy()]
 
 
-def normalize(texts):
+def normalize(texts: tf.Tensor) -> tf.Tensor:
     """Converts strings, `(batch,)`, to the Unicode form NFKC.
 
     Bytes that are not UTF-8 become a space. The SentencePiece model could normalize
@@ -84,18 +85,22 @@ def normalize(texts):
     return tf.strings.regex_replace(texts, "\N{REPLACEMENT CHARACTER}", " ")
 
 
-def append_end(token_ids):
+def append_end(token_ids: tf.RaggedTensor) -> tf.RaggedTensor:
     """Appends `END` to each row of a ragged tensor."""
     return tf.concat([token_ids, tf.fill((token_ids.nrows(), 1), END)], 1)
 
 
-def train_tokenizer(texts: list[str], vocabulary_size: int) -> Tokenizer:
+def train_tokenizer(
+    texts: list[str], vocabulary_size: int, token: str = "subword"
+) -> Tokenizer:
     """Trains a tokenizer.
 
     Args:
         texts: The texts to learn the vocabulary from.
         vocabulary_size: Maximum size of the vocabulary; little text yields a smaller
             one.
+        token: `subword`, or `word`: the most frequent words; spaces separate them.
+            Defaults to `subword`.
 
     Raises:
         BadInput: The texts contain no letters.
@@ -104,6 +109,7 @@ def train_tokenizer(texts: list[str], vocabulary_size: int) -> Tokenizer:
         [text.decode() for text in normalize(tf.constant(texts)).numpy()],
         vocabulary_size,
         dict.fromkeys(INVISIBLE, "") | dict.fromkeys("\t\n\v\f\r", " "),
+        model_type="word" if token == "word" else "unigram",
         character_coverage=1.0,
         bos_id=START,
         eos_id=END,

@@ -1,0 +1,5 @@
+from tests.apps.app_contract import ImageAppContract
+
+
+class TestContract(ImageAppContract):
+    pass
