@@ -150,6 +150,8 @@ def serve(arguments: argparse.Namespace) -> None:
 
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("serving").setLevel(logging.INFO)
+    # It reports what we report ourselves, and that the loader is an old one.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     settings = embedded.Settings(
         models=models,
         host=arguments.host,

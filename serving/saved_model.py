@@ -1,7 +1,6 @@
 """SavedModels as the server runs them: signatures, and what they cannot run."""
 
 import functools
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +16,6 @@ from tensorflow.python.framework import op_def_registry
 
 from serving.codec import type_name
 from serving.status import ServingError, invalid, tensorflow_errors
-
-# Loading reports what we report ourselves, and that the loader is an old one.
-tf.get_logger().setLevel(logging.ERROR)
 
 DEFAULT_SIGNATURE = "serving_default"
 # A function counts as quick if none of its last calls took longer, in seconds.

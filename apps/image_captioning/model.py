@@ -134,7 +134,7 @@ class CaptionModel(keras.Model):
         return self.decoder.remember(self.dropout(x, training=training))
 
 
-def build_model(config, vocabulary_size):
+def build_model(*, config, vocabulary_size):
     """Returns an untrained model, apart from a pretrained backbone.
 
     Args:

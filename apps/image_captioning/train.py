@@ -56,7 +56,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     splits = load_examples(config, runs.read_held_out(run))
     datasets.print_summary(config.data, splits, "image")
     tokenizer = find_tokenizer(splits["train"], config, run)
-    model = build_model(config, len(tokenizer))
+    model = build_model(config=config, vocabulary_size=len(tokenizer))
     captioner = Captioner(model, tokenizer, config)
     runs.start(config, run, splits.held_out)
     save_tokenizer(tokenizer, run)

@@ -243,17 +243,24 @@ def test_slow_clients_do_not_hold_up_others(client):
 
 def test_a_head_that_does_not_end_is_cut_off(folder, monkeypatch):
     monkeypatch.setattr(rest, "HEADER_SECONDS", 0.2)
-    with serve(folder, timeout_seconds=0.3) as ports:
-        client = client_of(ports)
-        host, port = client.rest.split(":")
+    with serve(folder) as ports:
+        host, port = client_of(ports).rest.split(":")
         for start in (b"", b"GET / HTTP/1.1\r\nX:"):
             with socket.create_connection((host, int(port)), 30) as connection:
                 connection.sendall(start)
                 assert connection.recv(100) == b""  # The server has closed it.
+
+
+def test_a_body_that_does_not_end_is_refused(folder):
+    with serve(folder, timeout_seconds=0.3) as ports:
+        host, port = client_of(ports).rest.split(":")
         head = b"POST /v1/models/model:predict HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
         with socket.create_connection((host, int(port)), 30) as connection:
             connection.sendall(head)
             assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_that_is_too_large_is_refused(folder):
     with serve(folder) as ports:
         head = b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000
         assert b" 400 " in send(client_of(ports).rest, head)

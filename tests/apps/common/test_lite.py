@@ -127,7 +127,7 @@ def test_a_bundle_holds_its_program_and_names_its_requirements(model, tmp_path):
     folder = tmp_path / "edge"
     bundle = Bundle(
         __file__,
-        "sentencepiece>=0.2",
+        ["sentencepiece>=0.2"],
         model.variables,
         serving_default(model),
         labels=["häßlich", "schön"],

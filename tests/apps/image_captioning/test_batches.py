@@ -30,7 +30,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model(small(), 20)
+    return build_model(config=small(), vocabulary_size=20)
 
 
 def arrays(batches):

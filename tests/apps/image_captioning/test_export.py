@@ -38,7 +38,7 @@ def test_the_bundle_has_the_vocabulary_and_the_search_of_the_run(run, exported):
     assert json.loads((bundle / "settings.json").read_text("utf-8")) == {
         "resize": "squash",
         "beam_size": 3,
-        "length_penalty": 0.7,
+        "length_penalty": 1.4,
         "max_tokens": 10,
         "grid": [8, 8],
     }
@@ -209,6 +209,6 @@ def test_a_device_knows_the_tokens_of_the_vocabulary():
 def test_the_card_of_the_preset_names_its_data():
     captioner = make_captioner()
     found = card(flickr8k(), captioner, {"train": [1, 2], "test": [3]})
-    assert "EfficientNetLite0 at 224 × 224 pixels" in found.description
+    assert "MobileNetV2 at 224 × 224 pixels" in found.description
     assert "4 × 4 places" in found.description
     assert found.config.data_licence.startswith("Flickr8k")

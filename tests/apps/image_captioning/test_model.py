@@ -143,7 +143,7 @@ def test_a_model_is_saved_and_loaded(model, features, tmp_path):
 def test_the_settings_are_those_of_the_configuration():
     changes = {"dropout": 0.3, "attention_penalty": 2.0, "attention_units": 9}
     config = Config("", image_size=32, backbone="small_resnet", weights=None, **changes)
-    model = build_model(config, 30)
+    model = build_model(config=config, vocabulary_size=30)
     assert model.arguments.pop("vocabulary_size") == 30
     assert model.arguments == {name: getattr(config, name) for name in model.arguments}
     assert model.decoder.embedding.embeddings.shape == (30, config.embedding_size)
@@ -237,7 +237,7 @@ def test_inference_has_the_model_in_half_precision(model):
 @pytest.mark.parametrize("backbone", OUTPUTS)
 def test_pretrained_networks_end_early_and_are_folded(backbone):
     config = Config("", image_size=64, backbone=backbone, weights=None)
-    model = build_model(config, 20)
+    model = build_model(config=config, vocabulary_size=20)
     assert (
         model.num_channels == {"EfficientNetLite0": 320, "MobileNetV2": 320}[backbone]
     )

@@ -25,7 +25,7 @@ def captioner():
     """A captioner with large random weights, so that captions vary."""
     # Not `keras.utils.set_random_seed`: it deletes TensorFlow's tokenizers.
     tokenizer = make_tokenizer(EXAMPLES)
-    model = build_model(CONFIG, len(tokenizer))
+    model = build_model(config=CONFIG, vocabulary_size=len(tokenizer))
     random = np.random.default_rng(1)
     for part in (model.reduction, model.decoder):
         for weight in part.trainable_variables:

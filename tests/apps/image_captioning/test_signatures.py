@@ -177,7 +177,7 @@ def test_signatures_write_the_best_hypotheses(
 ):
     vocabulary = np.array(captioner.tokenizer.vocabulary())
     alpha = captioner.config.length_penalty
-    assert (captioner.config.beam_size, alpha) == (3, 0.7)
+    assert (captioner.config.beam_size, alpha) == (3, 1.4)
     for name, beam_size in (("serving_default", 3), ("greedy", 1)):
         for image in range(6):
             best, score = plain_beam_search(log_probs_after, image, beam_size, alpha)[0]

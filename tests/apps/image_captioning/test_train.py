@@ -264,7 +264,7 @@ def test_the_settings_reach_the_optimizer_and_the_loss(captioner):
 def captioner(tmp_path_factory):
     config = small()
     tokenizer = find_tokenizer(EXAMPLES, config, tmp_path_factory.mktemp("none"))
-    network = model.build_model(config, len(tokenizer))
+    network = model.build_model(config=config, vocabulary_size=len(tokenizer))
     random = np.random.default_rng(0)
     for part in (network.reduction, network.decoder):
         for weight in part.trainable_variables:

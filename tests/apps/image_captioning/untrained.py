@@ -35,7 +35,9 @@ def random_images(number, size=32):
 def make_model(vocabulary_size=20, **changes):
     """Returns a small model with large random weights, always the same."""
     # Not `keras.utils.set_random_seed`: it deletes TensorFlow's tokenizers.
-    model = build_model(Config("", **{**SETTINGS, **changes}), vocabulary_size)
+    model = build_model(
+        config=Config("", **{**SETTINGS, **changes}), vocabulary_size=vocabulary_size
+    )
     random = np.random.default_rng(0)
     for weight in model.network.weights:
         if len(weight.shape) == 4:

@@ -1,8 +1,8 @@
 import numpy as np
-import pytest
 
+from apps.common import images
 from apps.image_classification.edge import prepare
-from apps.image_classification.grad_cam import grad_cam, place
+from apps.image_classification.grad_cam import grad_cam
 from apps.image_classification.predict import predict
 from apps.image_classification.signatures import load_run
 
@@ -19,23 +19,8 @@ def test_grad_cam_of_a_linear_head_is_what_numpy_computes(run, own_data):
     # The mean over positions has the same gradient everywhere.
     expected = features @ model.get_layer("scores").kernel.numpy()[:, best]
     expected = np.maximum(expected, 0)[..., None]
-    expected = place(expected, 30, 40, classifier.resize)
+    expected = images.place_map(expected, 30, 40, classifier.resize)
     np.testing.assert_allclose(heat, expected / expected.max(), atol=1e-4)
-
-
-@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
-@pytest.mark.parametrize("shape", [(10, 30), (30, 10)])
-def test_a_heat_map_lies_where_the_classifier_looks(resize, shape):
-    heat = np.zeros((6, 6, 1), "float32")
-    heat[:2, :2] = 1
-    placed = place(heat, *shape, resize)
-    assert placed.shape == shape
-    long, short = np.argmax(shape), np.argmin(shape)
-    center = np.median(np.argwhere(placed > 0.9), axis=0)
-    expected = {"crop": 10 + 10 / 6, "pad": 5, "squash": 5}[resize]
-    assert center[long] == pytest.approx(expected, abs=1.5)
-    across = {"crop": 10 / 6, "pad": 5, "squash": 10 / 6}[resize]
-    assert center[short] == pytest.approx(across, abs=1.5)
 
 
 def test_as_many_classes_are_printed_as_asked(run, own_data, tmp_path, capsys):
