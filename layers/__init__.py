@@ -6,9 +6,12 @@ from layers.bigram_classifier import BigramClassifier
 from layers.box_decoder import BoxDecoder
 from layers.dense_crf import DenseCRF
 from layers.feature_pyramid import FeaturePyramid
+from layers.gaussian_sampling import GaussianSampling
 from layers.gru import GRU
 from layers.log_mel_spectrogram import LogMelSpectrogram
 from layers.lstm import LSTM
+from layers.minibatch_standard_deviation import MinibatchStandardDeviation
+from layers.modulated_conv2d import ModulatedConv2D
 from layers.multiplicative_attention import MultiplicativeAttention
 from layers.residual_block import ResidualBlock
 from layers.roi_align import RoIAlign
@@ -23,7 +26,10 @@ __all__ = [
     "BoxDecoder",
     "DenseCRF",
     "FeaturePyramid",
+    "GaussianSampling",
     "LogMelSpectrogram",
+    "MinibatchStandardDeviation",
+    "ModulatedConv2D",
     "MultiplicativeAttention",
     "ResidualBlock",
     "RoIAlign",

@@ -91,6 +91,29 @@ def read_table(
     return rows
 
 
+def read_header(path: Path, columns: Iterable[str]) -> list[str]:
+    """Returns the names of the columns of a table.
+
+    Args:
+        path: A table, as `read_table` takes it.
+        columns: Names that should be among them; they tell commas from semicolons.
+
+    Raises:
+        BadInput: The file is missing, is not such a table or is not UTF-8.
+    """
+    if not path.is_file():
+        raise BadInput(f"there is no file {path}; pass a TSV or CSV file")
+    with (
+        _read_errors(path, "a table"),
+        _open(path, "rt", encoding="utf-8-sig", newline="") as file,
+    ):
+        header = file.readline()
+    if path.name.lower().endswith((".tsv", ".tsv.gz")):
+        return header.rstrip("\r\n").split("\t")
+    delimiter = _delimiter(header, columns)
+    return next(csv.reader([header], delimiter=delimiter), [])
+
+
 def _delimiter(header: str, columns: Iterable[str]) -> str:
     """Returns the character that separates the fields of a header line.
 

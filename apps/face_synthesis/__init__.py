@@ -1,0 +1,1 @@
+"""Face synthesis: new faces by a variational autoencoder or a GAN."""
