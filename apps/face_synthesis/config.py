@@ -104,6 +104,8 @@ class Config:
     """Decay of the moving average of the generator's weights, which draws the faces."""
     num_validation_samples: Annotated[int, Range(2, 10**5)] = 1000
     """Number of faces that the Fréchet distance of an epoch is of."""
+    num_samples: Annotated[int, Range(2, 10**5)] = 2000
+    """Number of faces that the scores of the finished model are of."""
     seed: Seed = 0
     """Seed of the splits, the initial weights, the order and the noise."""
 
@@ -129,6 +131,7 @@ def faces() -> Config:
         learning_rate=1e-3,
         average_decay=0.99,
         num_validation_samples=250,
+        num_samples=600,
     )
 
 

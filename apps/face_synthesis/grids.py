@@ -1,5 +1,6 @@
-"""Grids of faces without titles, and animations."""
+"""Faces as pixels: decoding, grids without titles, and animations."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,16 @@ from apps.common.errors import BadInput
 
 ANIMATIONS = (".gif", ".webp")
 MILLISECONDS = 60  # Of a frame of an animation.
+
+
+def decode(png_files):
+    """Returns the pixels of PNG files, uint8 `(images, size, size, 3)`."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in png_files])
+
+
+def enlarge(pixels, factor):
+    """Returns an image with each pixel repeated, uint8 `(height, width, 3)`."""
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def tile(pixels, columns):

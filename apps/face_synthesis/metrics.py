@@ -9,8 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
-from apps.common import backbones
+from apps.common import backbones, baselines
+from apps.face_synthesis.attributes import MISSING
 
 FEATURE_PIXELS = 128  # Height and width to which faces are resized for the network.
 FEATURE_BATCH = 64
@@ -182,6 +184,26 @@ def score(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
         "kernel_distance": kernel_distance(drawn, real),
         **neighbour_scores(real, drawn),
     }
+
+
+def fit_classifier(
+    known: np.ndarray, labels: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Fits a logistic regression on features of real faces.
+
+    Args:
+        known: Features, `(examples, features)`.
+        labels: The classes, int `(examples,)`; those without, `MISSING`, do not count.
+
+    Returns:
+        A function from features to classes.
+    """
+    has_label = labels != MISSING
+    scale = known.std(axis=0) + 1e-6
+    classifier = baselines.of_features()
+    with threadpool_limits(1):  # More threads are slower on small data.
+        classifier.fit(known[has_label] / scale, labels[has_label])
+    return lambda features: classifier.predict(features / scale)
 
 
 class ValidationDistance(keras.callbacks.Callback):
