@@ -11,7 +11,7 @@ from apps.face_synthesis import metrics
 from apps.face_synthesis.data import load_pixels
 
 BLURRED_PIXELS = 8  # Blurred faces have this size, and are enlarged again.
-MAX_FACES = 2000  # Scored at most.
+MAX_FACES = 1000  # Scored at most.
 NAME = f"training faces blurred to {BLURRED_PIXELS} × {BLURRED_PIXELS} pixels"
 
 
