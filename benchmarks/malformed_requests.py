@@ -261,9 +261,11 @@ def make_request(spec, number, seed):
 def kinds_of_values(spec):
     """Returns functions of an input and random numbers that make bad inputs."""
     if spec.dtype.is_floating:
-        return SAMPLES if spec.name == "samples" else PIXELS
+        return {"samples": SAMPLES, "latents": LATENTS}.get(spec.name, PIXELS)
     if spec.dtype.is_integer:
-        return TOKEN_IDS
+        return SEEDS if spec.name == "seed" else TOKEN_IDS
+    if spec.shape.rank == 2:
+        return ROWS
     good, bad, large = {
         "image_bytes": (good_image, IMAGES, LARGE_IMAGES),
         "audio_bytes": (good_audio, AUDIO, LARGE_AUDIO),
@@ -286,6 +288,13 @@ def good_inputs(spec, random, num_inputs=1):
     if spec.name == "samples":
         shape = num_inputs, random.integers(1, 5000)
         return random.uniform(-1, 1, shape).astype("float32")
+    if spec.name == "latents":
+        return random.normal(size=(num_inputs, *spec.shape[1:])).astype("float32")
+    if spec.name == "seed":
+        return random.integers(2**31, size=num_inputs)
+    if spec.shape.rank == 2 and spec.dtype.name == "string":
+        rows = [[str(random.integers(2**31))] for _ in range(num_inputs)]
+        return strings([row + (spec.shape[1] - 1) * [""] for row in rows])
     if spec.dtype.is_floating:
         return random.uniform(0, 255, (num_inputs, *spec.shape[1:])).astype("float32")
     if spec.dtype.is_integer:
@@ -405,6 +414,7 @@ def numbers(low, high, place):
 
 
 PIXELS = numbers(0, 255, "pixel")
+LATENTS = numbers(-100, 100, "number")
 SAMPLES = {
     **numbers(-1, 1, "sample"),
     "an hour of silence": lambda spec, random: np.zeros((1, 3600 * 8000), "float32"),
@@ -439,6 +449,39 @@ TOKEN_IDS = {
     "much padding": lambda spec, random: np.pad(
         good_inputs(spec, random, 3), [(0, 0), (0, random.integers(1, 3000))]
     ),
+}
+
+SEEDS = {
+    f"seed {value}": with_value(value)
+    for value in (-1, 2**31, 2**32, -(2**63), 2**63 - 1)
+}
+
+# Rows of texts: a seed, and values of attributes.
+
+
+def with_text(text, column):
+    """Returns a function that replaces a text of one of several good rows."""
+
+    def make(spec, random):
+        inputs = good_inputs(spec, random, random.integers(1, 4))
+        inputs[random.integers(len(inputs)), column] = text
+        return inputs
+
+    return make
+
+
+ROWS = {
+    f"{name} as the {place}": with_text(text, column)
+    for place, column in (("seed", 0), ("last attribute", -1))
+    for name, text in {
+        "a word": "seven",
+        "a negative number": "-1",
+        "a fraction": "1.5",
+        "a huge number": 400 * "9",
+        "an empty text": "",
+        "bytes that are no text": b"\xff\xfe\0",
+        "a megabyte": 2**20 * "a",
+    }.items()
 }
 
 # Image files.

@@ -82,9 +82,7 @@ class ModulatedConv2D(keras.layers.Layer):
     def call(self, inputs):
         maps, latents = inputs
         scale = keras.ops.matmul(latents, self.style_kernel) + self.style_bias
-        x = keras.ops.conv(
-            maps * self._over_places(scale), self.kernel, padding="same"
-        )
+        x = keras.ops.conv(maps * self._over_places(scale), self.kernel, padding="same")
         if self.demodulate:
             squares = keras.ops.sum(keras.ops.square(self.kernel), axis=(0, 1))
             norm = keras.ops.matmul(keras.ops.square(scale), squares)

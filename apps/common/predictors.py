@@ -487,10 +487,10 @@ def _reason(message):
 
 
 def _to_json(value):
-    """Returns one input, a string or an array, as the REST API takes it."""
+    """Returns one input, a string, a number or an array, as the REST API takes it."""
     if isinstance(value, bytes):
         return {"b64": base64.b64encode(value).decode()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _from_json(value, output):

@@ -32,7 +32,9 @@ class Attribute:
         """Returns the index of the value that a text means, or `MISSING`."""
         if self.bounds:
             number = _number(text)
-            return MISSING if number is None else int(sum(number > np.array(self.bounds)))
+            return (
+                MISSING if number is None else int(sum(number > np.array(self.bounds)))
+            )
         return self.values.index(text) if text in self.values else MISSING
 
 

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from apps.common.ranges import (
     Count,
-    CountOrZero,
     LearningRate,
     Minutes,
     PartialFraction,

@@ -101,7 +101,10 @@ def read_splits(config):
             split: _make_examples(
                 [f"{split} face {i}" for i in range(len(faces))],
                 [image for image, _ in faces],
-                [dict(zip(embedded.COLUMNS, values, strict=True)) for _, values in faces],
+                [
+                    dict(zip(embedded.COLUMNS, values, strict=True))
+                    for _, values in faces
+                ],
                 _choose_columns(embedded.COLUMNS, config, "the built-in data"),
                 config,
             )
@@ -217,7 +220,9 @@ def _folder(root, config):
     if not usable:
         raise BadInput(f"{root} has no image that can be read; add images of faces")
     columns, rows = _read_attributes(table, list(usable), config) if table else ((), {})
-    split_of = {name: split for split, names in datasets.SPLIT_NAMES.items() for name in names}
+    split_of = {
+        name: split for split, names in datasets.SPLIT_NAMES.items() for name in names
+    }
     names = {}
     for name in usable:
         split = rows.get(name, {}).get(SPLIT_COLUMN, Path(name).parts[0]).lower()
@@ -243,7 +248,9 @@ def _find_table(root, config):
     if config.attributes:
         path = annotations.first_file([Path(), root], Path(config.attributes))
         if not path.is_file():
-            raise BadInput(f"there is no file --attributes {config.attributes}; correct it")
+            raise BadInput(
+                f"there is no file --attributes {config.attributes}; correct it"
+            )
         return root / path.relative_to(root) if path.is_relative_to(root) else path
     found = [root / name for name in TABLES if (root / name).is_file()]
     if not found and config.columns:
@@ -281,12 +288,16 @@ def _read_attributes(path, image_names, config):
     read = [config.image_column, *columns, *({SPLIT_COLUMN} & {*others})]
     # A table may name images without their folders, if that is enough.
     files = Counter(Path(name).name for name in image_names)
-    known = {Path(name).name: name for name in image_names if files[Path(name).name] == 1}
+    known = {
+        Path(name).name: name for name in image_names if files[Path(name).name] == 1
+    }
     known |= {name: name for name in image_names}
     rows, skipped = {}, []
     for line, (name, *values) in read_table(path, dict(zip(read, read, strict=True))):
         if name not in known:
-            skipped.append((f"line {line}, {name or 'empty'}", "there is no such image"))
+            skipped.append(
+                (f"line {line}, {name or 'empty'}", "there is no such image")
+            )
         elif known[name] in rows:
             skipped.append((f"line {line}, {name}", "the image has a row already"))
         else:
@@ -364,7 +375,7 @@ def _tensorflow_dataset(config):
         "face synthesis",
         decoders={"image": tfds.decode.SkipDecoding()},
     )
-    nested = features["attributes"] if "attributes" in features else {}
+    nested = features.get("attributes", {})
     known = {
         column: feature
         for column, feature in itertools.chain(features.items(), nested.items())
@@ -382,7 +393,10 @@ def _tensorflow_dataset(config):
         split: _make_examples(
             [f"{name} {split} {i}" for i in range(len(records))],
             [record["image"] for record in records],
-            [{column: text(record, column) for column in columns} for record in records],
+            [
+                {column: text(record, column) for column in columns}
+                for record in records
+            ],
             columns,
             config,
         )

@@ -1,7 +1,7 @@
 """Draws faces on a device: python run.py 7 8 9
 
-Needs NumPy, Pillow and ai-edge-litert, see requirements.txt; no TensorFlow. A seed gives
-the same face as the served model gives.
+Needs NumPy, Pillow and ai-edge-litert, see requirements.txt; no TensorFlow. A seed
+gives the face that the served model gives.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
     Raises:
         ValueError: There is no such signature.
     """
-    content = json.loads((Path(path).parent / "attributes.json").read_text("utf-8"))
+    content = read_attributes(path)
     interpreter = Interpreter(str(path), num_threads=2)
     draw = interpreter.get_signature_runner("draw")
     draw_latents = interpreter.get_signature_runner("draw_latents")
@@ -52,9 +52,10 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
         inputs, names = {"noise": normal(seed, size)[None].astype("float32")}, []
         if attributes:
             codes = choose(attributes, draw_codes(seed, content), wanted)
-            values = [np.eye(len(a["values"]))[c] for a, c in zip(attributes, codes)]
+            chosen = list(zip(attributes, codes, strict=True))
+            values = [np.eye(len(each["values"]))[code] for each, code in chosen]
             inputs["values"] = np.concatenate(values)[None].astype("float32")
-            names = [a["values"][c].encode() for a, c in zip(attributes, codes)]
+            names = [each["values"][code].encode() for each, code in chosen]
         answer = draw(**inputs)
         return {
             "image_bytes": encode(answer["images"][0]),
@@ -86,6 +87,11 @@ def load_model(path=BUNDLE / "model.tflite", signature="serving_default"):
         }
 
     return predict
+
+
+def read_attributes(path):
+    """Returns the content of `attributes.json` beside a model."""
+    return json.loads((Path(path).parent / "attributes.json").read_text("utf-8"))
 
 
 def choose(attributes, drawn, wanted):
@@ -188,13 +194,17 @@ def main():
     signature = "with_attributes" if arguments.attributes else "serving_default"
     try:
         predict = load_model(arguments.model, signature)
+        names = [
+            each["name"] for each in read_attributes(arguments.model)["attributes"]
+        ]
         for seed in arguments.seeds:
             request = [str(seed), *arguments.attributes]
             answer = predict([request if arguments.attributes else seed])
-            names = [name.decode() for name in answer.get("attributes", [[]])[0]]
+            values = [value.decode() for value in answer.get("attributes", [[]])[0]]
             path = arguments.folder / f"face_{seed}.png"
             path.write_bytes(answer["image_bytes"][0])
-            print("\t".join([str(seed), str(path), ", ".join(names)]).rstrip())
+            labels = ", ".join(map("=".join, zip(names, values, strict=True)))
+            print(f"{seed}\t{path}\t{labels}".rstrip())
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -57,11 +57,8 @@ def draw_face(random):
     draw = ImageDraw.Draw(image)
 
     def box(x, y, half_width, half_height):
-        corners = np.array([[x, y]]) + [
-            [-half_width, -half_height],
-            [half_width, half_height],
-        ]
-        return [tuple(corner) for corner in SCALE * (center + corners)]
+        middle, half = center + (x, y), np.array((half_width, half_height))
+        return [tuple(SCALE * (middle - half)), tuple(SCALE * (middle + half))]
 
     def line(points, color, thickness):
         points = [tuple(SCALE * (center + point)) for point in points]

@@ -51,7 +51,10 @@ def evaluate(
         train = None
     else:
         splits = load_examples(config, held_out)
-        examples, train = datasets.pick_split(splits, split, config.data), splits["train"]
+        examples, train = (
+            datasets.pick_split(splits, split, config.data),
+            splits["train"],
+        )
         train = datasets.evenly(train, MAX_FACES)
     examples = datasets.evenly(examples, MAX_FACES)
     pixels = load_pixels(examples, config)
@@ -129,7 +132,7 @@ def draw_faces(predictor: Predictor, number: int) -> dict[str, np.ndarray]:
 
 
 def floor(known: np.ndarray, real: np.ndarray, number: int) -> dict[str, Any]:
-    """Returns the distances of real training faces, which no model can be asked to beat.
+    """Returns the distances of real training faces, which no model is asked to beat.
 
     Args:
         known: Features of training faces.
@@ -217,6 +220,9 @@ def attribute_agreement(drawn, wanted, train, test, config) -> dict[str, Any]:
     known, real = encode(attributes, train[1]), encode(attributes, test[1])
     rows = {}
     for j, attribute in enumerate(attributes):
+        if not {*wanted[:, j]} <= {*attribute.values}:
+            print(f"the values of {attribute.name} have changed since the training")
+            continue
         classify = metrics.fit_classifier(train[0], known[:, j])
         is_real = real[:, j] != MISSING
         names = np.array(attribute.values)[classify(drawn)]
@@ -224,6 +230,8 @@ def attribute_agreement(drawn, wanted, train, test, config) -> dict[str, Any]:
             "agreement": float(np.mean(names == wanted[:, j])),
             "accuracy": float(np.mean(classify(test[0]) == real[:, j], where=is_real)),
         }
+    if not rows:
+        return {}
     agreement = float(np.mean([row["agreement"] for row in rows.values()]))
     return {"attribute_agreement": agreement, "attributes": rows}
 
@@ -244,7 +252,9 @@ def reconstruct(encoder, examples, pixels, folder) -> dict[str, float]:
     """
     answers = in_batches(encoder, map(examples.image_bytes, range(len(examples))))
     drawn = decode(answers["reconstruction_bytes"])
-    some = np.linspace(0, len(pixels) - 1, min(len(pixels), GRID_COLUMNS * 4)).astype(int)
+    some = np.linspace(0, len(pixels) - 1, min(len(pixels), GRID_COLUMNS * 4)).astype(
+        int
+    )
     pairs = [
         each[some[i : i + GRID_COLUMNS]]
         for i in range(0, len(some), GRID_COLUMNS)
@@ -262,8 +272,8 @@ def reconstruct(encoder, examples, pixels, folder) -> dict[str, float]:
 def print_report(report: Mapping[str, Any]) -> None:
     """Prints the metrics as a table, with the floor and the baselines."""
     print(
-        f"{report['samples']} samples and {report['images']} real faces, on features of "
-        f"{report['features']} at {report['feature_pixels']} × "
+        f"{report['samples']} samples and {report['images']} real faces, on features "
+        f"of {report['features']} at {report['feature_pixels']} × "
         f"{report['feature_pixels']} pixels (this is not FID)"
     )
     columns = {
@@ -281,9 +291,9 @@ def print_report(report: Mapping[str, Any]) -> None:
         if key in report
     }
     width = max(map(len, rows)) + 1
-    print(" " * width + "".join(f"{title:>10}" for title in columns))
+    print(" " * width + "".join(f"{title:>11}" for title in columns))
     for name, row in rows.items():
-        cells = [f"{row[column]:10.4g}" for column in columns.values()]
+        cells = [f"{row[column]:11.4g}" for column in columns.values()]
         print(f"{name:{width}}{''.join(cells)}")
     for name, text in (
         ("nearest_training_distance", "median distance to the nearest training face"),

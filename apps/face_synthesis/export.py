@@ -141,7 +141,10 @@ def card(config, synthesizer, splits):
         "gan": "A generative adversarial network",
         "conditional_gan": "A conditional generative adversarial network",
     }
-    size, features = config.image_size, "MobileNetV2" if config.weights else "EfficientNetLite0"
+    size, features = (
+        config.image_size,
+        "MobileNetV2" if config.weights else "EfficientNetLite0",
+    )
     names = ", ".join(each.name for each in synthesizer.attributes)
     conditional = (
         "`attributes`, strings. `with_attributes`: `seed_and_attributes` (strings: the "

@@ -8,7 +8,9 @@ import layers
 from apps.common.backbones import scale_pixels
 from apps.face_synthesis.augmentation import augment
 
-MAX_WIDENING = 8  # The lowest resolution has this many times the filters of the highest.
+MAX_WIDENING = (
+    8  # The lowest resolution has this many times the filters of the highest.
+)
 SLOPE = 0.2  # Of leaky ReLUs at negative numbers.
 MAPPING_LAYERS = 2
 LOWEST_RESOLUTION = 4
@@ -52,9 +54,7 @@ class VariationalAutoencoder(keras.Model):
         [Rybkin et al., 2021](https://arxiv.org/abs/2006.13202), the learned variance
     """
 
-    def __init__(
-        self, *, image_size, latent_size, filters, beta, flip, seed, **kwargs
-    ):
+    def __init__(self, *, image_size, latent_size, filters, beta, flip, seed, **kwargs):
         super().__init__(**kwargs)
         self.arguments = {
             "image_size": image_size,
@@ -153,7 +153,10 @@ class VariationalAutoencoder(keras.Model):
         parts = self.lower_bound(images, training)
         parts.pop("latents")
         loss = self.beta * parts["divergence"] - parts["reconstruction"]
-        return {name: tf.reduce_mean(value) for name, value in ({"loss": loss} | parts).items()}
+        return {
+            name: tf.reduce_mean(value)
+            for name, value in ({"loss": loss} | parts).items()
+        }
 
     def _track(self, logs):
         for name, value in logs.items():
@@ -167,8 +170,8 @@ class GenerativeAdversarialNetwork(keras.Model):
 
     Both networks learn at the same time, from the same drawn images, with the
     non-saturating logistic loss. The discriminator sees augmented images, and its
-    gradient at real images is penalized every `PENALTY_INTERVAL` steps. A moving average
-    of the generator draws the faces.
+    gradient at real images is penalized every `PENALTY_INTERVAL` steps. A moving
+    average of the generator draws the faces.
 
     One optimizer holds the moments of both networks; its settings are the same for
     both, so it does what two would do. All random numbers of a step are made from its
@@ -279,9 +282,7 @@ class GenerativeAdversarialNetwork(keras.Model):
         real, values = data
         real = scale_pixels(tf.cast(real, tf.float32))
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        seeds = tf.unstack(
-            tf.random.experimental.stateless_split([self.seed, step], 4)
-        )
+        seeds = tf.unstack(tf.random.experimental.stateless_split([self.seed, step], 4))
         if self.flip:
             real = _flip(real, seeds[0])
         noise = tf.random.stateless_normal(
@@ -315,9 +316,7 @@ class GenerativeAdversarialNetwork(keras.Model):
             self.trackers["gradient_penalty"].update_state(
                 penalty, tf.cast(is_due, tf.float32)
             )
-        self.optimizer.apply(
-            gradients + judging_gradients, self.trainable_variables
-        )
+        self.optimizer.apply(gradients + judging_gradients, self.trainable_variables)
         self._update_average(tf.cast(step, tf.float32))
         return self._track(
             {

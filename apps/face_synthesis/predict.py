@@ -7,7 +7,7 @@ import numpy as np
 
 from apps.common import datasets, images, runs
 from apps.common.errors import BadInput, closest
-from apps.common.predictors import Predictor, about, data_settings, in_batches
+from apps.common.predictors import about, data_settings, in_batches
 from apps.face_synthesis.attributes import encode, find_attributes
 from apps.face_synthesis.config import Config
 from apps.face_synthesis.data import load_pixels, load_split
@@ -112,9 +112,9 @@ def draw_seeds(
     Raises:
         BadInput: The model has no such attribute.
     """
+    known = (about(model) or {}).get("classes") or []
+    values = dict.fromkeys((label.split("=")[0] for label in known), "")
     if wanted:
-        known = (about(model) or {}).get("classes") or []
-        values = dict.fromkeys((label.split("=")[0] for label in known), "")
         for label in wanted:
             if label not in known:
                 raise BadInput(
@@ -126,8 +126,13 @@ def draw_seeds(
         answers = in_batches(load_model(model, "with_attributes"), requests)
     else:
         answers = in_batches(load_model(model), seeds)
-    rows = answers.get("attributes", np.zeros((len(answers["latents"]), 0), object))
-    return answers["latents"], [", ".join(row.astype(str)) for row in rows]
+    if "attributes" not in answers:
+        return answers["latents"], len(seeds) * [""]
+    lines = [
+        ", ".join(map("=".join, zip(values, row.astype(str), strict=True)))
+        for row in answers["attributes"]
+    ]
+    return answers["latents"], lines
 
 
 def make_drawer(model: str):

@@ -241,7 +241,7 @@ class Synthesizer:
         return limits.answer(outputs, errors)
 
     def _draw_codes(self, seeds):
-        """Returns attributes as frequent as in the training, int64 `(n, attributes)`."""
+        """Returns attributes as frequent as in training, int64 `(n, attributes)`."""
         if not self.attributes:
             return tf.zeros((tf.size(seeds), 0), tf.int64)
         bounds = tf.constant(np.cumsum(self.probabilities)[:-1], tf.float32)
@@ -257,7 +257,7 @@ class Synthesizer:
         return tf.concat(parts or [tf.cast(codes, tf.float32)], axis=1)
 
     def _check_latents(self, latents):
-        """Returns latent vectors of a request, zeros instead of bad ones, and errors."""
+        """Returns checked latent vectors, zeros instead of bad ones, and errors."""
         shape = [None, self.latent_size]
         latents = limits.check_shape(
             latents, "latents", shape, [limits.MAX_INPUTS, self.latent_size]
@@ -308,7 +308,10 @@ def load_run(run: Path) -> Synthesizer:
     """Returns the best model of a run as a `Synthesizer`."""
     model = keras.saving.load_model(run / "model.keras", compile=False)
     config = runs.load_config(Config, run)
-    return Synthesizer(for_inference(model), *attributes_module.load(run), config)
+    attributes, combinations, probabilities = attributes_module.load(run)
+    return Synthesizer(
+        for_inference(model), attributes, combinations, probabilities, config
+    )
 
 
 def load_model(where: str, signature: str = "serving_default") -> Predictor:

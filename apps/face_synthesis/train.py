@@ -60,7 +60,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     combinations, probabilities = attributes_module.combine(codes["train"])
     attributes_module.save(attributes, combinations, probabilities, run)
     runs.write_json(run / "classes.json", attributes_module.labels(attributes))
-    record = baseline.measure(splits, features, config, run)
+    record = baselines.read(str(run)) or baseline.measure(splits, features, config, run)
 
     batches, validation_batches = (
         make_batches(

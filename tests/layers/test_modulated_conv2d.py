@@ -52,7 +52,9 @@ def test_demodulation_ignores_the_scale_of_the_kernel():
     np.testing.assert_allclose(layer(inputs), before, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [{"filters": 0}, {"filters": 8, "kernel_size": 1.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"filters": 0}, {"filters": 8, "kernel_size": 1.5}]
+)
 def test_rejects_arguments_that_are_not_positive_whole_numbers(arguments):
     with pytest.raises(ValueError, match="positive whole number"):
         ModulatedConv2D(**arguments)

@@ -1,0 +1,5 @@
+from tests.apps.app_contract import AppContract
+
+
+class TestContract(AppContract):
+    pass

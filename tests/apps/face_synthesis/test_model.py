@@ -1,0 +1,213 @@
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from apps.face_synthesis import model as module
+from apps.face_synthesis.model import build_generator, build_model
+from tests.apps.face_synthesis.tiny import small
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (6, 16, 16, 3), "uint8")
+VALUES = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
+NONE = np.zeros((6, 0), "float32")
+
+
+def make(num_values=0, **settings):
+    """Returns a model of fixed random weights."""
+    keras.utils.set_random_seed(0)
+    settings = {"model": "conditional_gan" if num_values else "gan", **settings}
+    return build_model(config=small(**settings), num_values=num_values)
+
+
+def one_step(model, values=NONE, optimizer=None):
+    """Trains one step, by default with plain gradient descent."""
+    model.compile(optimizer or keras.optimizers.SGD(1.0), jit_compile=False)
+    logs = model.train_step((tf.constant(IMAGES), tf.constant(values)))
+    return {name: float(value) for name, value in logs.items()}
+
+
+PLAIN = {"augmentation": (), "flip": False, "gradient_penalty": 0.0}
+
+
+@pytest.mark.parametrize("values", [NONE, VALUES], ids=["gan", "conditional_gan"])
+def test_both_networks_follow_the_gradient_of_their_loss(values):
+    model, twin = (make(values.shape[1], **PLAIN) for _ in range(2))
+    logs = one_step(model, values)
+    seeds = tf.unstack(tf.random.experimental.stateless_split([0, 0], 4))
+    noise = tf.random.stateless_normal((6, 8), seeds[1])
+    real = IMAGES.astype("float32") / 127.5 - 1
+    with tf.GradientTape(persistent=True) as tape:
+        drawn = twin.generator(twin.mapping([noise, values]))
+        # log(1 + exp(-score)) of the drawn images for the generator, …
+        scores = twin.discriminator([drawn, values])
+        loss = tf.reduce_mean(tf.math.log(1 + tf.exp(-scores)))
+        # … and the cross-entropy of both kinds for the discriminator.
+        probability = tf.sigmoid(scores)
+        real_probability = tf.sigmoid(twin.discriminator([real, values]))
+        other = -tf.reduce_mean(
+            tf.math.log(1 - probability) + tf.math.log(real_probability)
+        )
+    assert logs["loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert logs["discriminator_loss"] == pytest.approx(float(other), rel=1e-4)
+    for name, target in (
+        ("mapping", loss),
+        ("generator", loss),
+        ("discriminator", other),
+    ):
+        weights = getattr(twin, name).trainable_variables
+        gradients = tape.gradient(target, weights)
+        for before, gradient, after in zip(
+            weights, gradients, getattr(model, name).trainable_variables, strict=True
+        ):
+            np.testing.assert_allclose(after, before - gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_the_penalty_is_that_of_the_gradients_at_real_images():
+    model, twin = (
+        make(gradient_penalty=2.0, augmentation=(), flip=False) for _ in "ab"
+    )
+    logs = one_step(model)
+    real = tf.constant(IMAGES / 127.5 - 1, tf.float32)
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as tape:
+            tape.watch(real)
+            scores = twin.discriminator([real, NONE])
+        # Scores depend on other images through the deviation of the minibatch alone.
+        slopes = tape.gradient(scores, real)
+        penalty = tf.reduce_sum(slopes**2) / 6
+    assert logs["gradient_penalty"] == pytest.approx(float(penalty), rel=1e-4)
+    kernel = twin.discriminator.get_layer("last").kernel
+    change = module.PENALTY_INTERVAL * 2.0 / 2 * outer.gradient(penalty, kernel.value)
+    plain = make(**PLAIN)
+    one_step(plain)
+    found, without = (
+        each.discriminator.get_layer("last").kernel.numpy() for each in (model, plain)
+    )
+    np.testing.assert_allclose(without - found, change, rtol=1e-2, atol=1e-4)
+
+
+def test_the_penalty_comes_at_intervals():
+    model = make(gradient_penalty=2.0)
+    model.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
+    step = tf.function(
+        lambda: model.train_step((tf.constant(IMAGES), tf.constant(NONE)))
+    )
+    for _ in range(module.PENALTY_INTERVAL + 1):
+        step()
+    assert int(model.trackers["gradient_penalty"].count) == 2
+
+
+def test_the_average_follows_the_generator():
+    model = make()
+    before = [weight.numpy() for weight in model.average_generator.weights]
+    one_step(model, optimizer=keras.optimizers.Adam(0.01))
+    pairs = zip(
+        before, model.generator.weights, model.average_generator.weights, strict=True
+    )
+    for old, weight, average in pairs:  # The first decay is 1 / 10.
+        np.testing.assert_allclose(average, 0.1 * old + 0.9 * weight, atol=1e-6)
+    assert not model.average_generator.trainable_variables
+    model.average_decay = 1.0
+    model.optimizer.iterations.assign(10**9)
+    before = model.average_generator.get_weights()
+    model.train_step((tf.constant(IMAGES), tf.constant(NONE)))
+    for old, new in zip(before, model.average_generator.get_weights(), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
+
+
+def test_the_average_draws():
+    model = make(3)
+    one_step(model, VALUES)
+    noise = RANDOM.normal(size=(6, 8)).astype("float32")
+    expected = model.average_generator(model.average_mapping([noise, VALUES]))
+    np.testing.assert_array_equal(model([noise, VALUES]), expected)
+
+
+def test_the_discriminator_projects_attributes():
+    model = make(3)
+    images = (IMAGES / 127.5 - 1).astype("float32")
+    network = model.discriminator
+    features = keras.Model(network.input, network.get_layer("score").input)
+    values = 2 * VALUES
+    x = features([images, values]).numpy()
+    dense, embedding = (network.get_layer(name) for name in ("score", "embedding"))
+    expected = x @ dense.kernel.numpy()[:, 0] + dense.bias.numpy()
+    expected = expected + (x * (values @ embedding.kernel.numpy())).sum(axis=1)
+    np.testing.assert_allclose(network([images, values]), expected, atol=1e-4)
+
+
+def test_the_scores_of_held_out_images_are_measured():
+    model = make()
+    model.compile(keras.optimizers.SGD(), jit_compile=False)
+    logs = model.test_step((tf.constant(IMAGES), tf.constant(NONE)))
+    scores = model.discriminator([(IMAGES / 127.5 - 1).astype("float32"), NONE])
+    assert float(logs["real_score"]) == pytest.approx(float(np.mean(scores)), abs=1e-5)
+
+
+def test_the_lower_bound_is_that_of_gaussians():
+    model = make(model="vae")
+    for layer in model.encoder.layers:
+        if layer.name == "log_variance":
+            layer.kernel.assign(0.02 * RANDOM.normal(size=layer.kernel.shape))
+    model.log_variance.assign(-1.3)
+    images = (IMAGES / 127.5 - 1).astype("float32")
+    parts = {name: value.numpy() for name, value in model.lower_bound(images).items()}
+    mean, log_variance = (each.numpy() for each in model.encoder(images))
+    drawn = model.decoder(mean).numpy()
+    density = scipy.stats.norm(drawn, np.exp(-1.3 / 2)).logpdf(images)
+    np.testing.assert_allclose(
+        parts["reconstruction"], density.sum(axis=(1, 2, 3)), rtol=1e-4
+    )
+    prior, posterior = 1.0, np.exp(log_variance)
+    divergence = 0.5 * ((posterior + mean**2) / prior - 1 - log_variance).sum(axis=1)
+    np.testing.assert_allclose(parts["divergence"], divergence, rtol=1e-4)
+    squares = np.square(images - drawn).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(parts["squared_error"], squares, rtol=1e-4)
+    np.testing.assert_array_equal(parts["latents"], mean)
+
+
+def test_beta_weighs_the_divergence():
+    model = make(model="vae", beta=3.0)
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
+    logs = model.test_step((tf.constant(IMAGES), tf.constant(NONE)))
+    loss = 3 * logs["divergence"] - logs["reconstruction"]
+    assert float(logs["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    before = float(loss)
+    for _ in range(30):
+        model.train_step((tf.constant(IMAGES), tf.constant(NONE)))
+    model.reset_metrics()
+    assert float(model.test_step((tf.constant(IMAGES), NONE))["loss"]) < before - 10
+
+
+@pytest.mark.parametrize("kind", ["vae", "gan", "conditional_gan"])
+def test_a_saved_model_draws_the_same(kind, tmp_path):
+    num_values = 3 if kind == "conditional_gan" else 0
+    model = make(num_values, model=kind)
+    latents = RANDOM.normal(size=(2, 8)).astype("float32")
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(again.draw(latents), model.draw(latents))
+    values = VALUES[:2] if num_values else NONE[:2]
+    np.testing.assert_array_equal(
+        again.map_noise(latents, values), model.map_noise(latents, values)
+    )
+    assert again.get_config() == model.get_config()
+
+
+@pytest.mark.parametrize("size", [16, 128])
+def test_filters_double_down_to_the_lowest_resolution(size):
+    network = build_generator(size, 8, 2)
+    assert network.output.shape == (None, size, size, 3)
+    found = {
+        layer.name: layer.filters for layer in network.layers if layer.name.isdigit()
+    }
+    expected = {str(size // 2**i): 2 * min(2**i, 8) for i in range(6)}
+    assert found == {name: n for name, n in expected.items() if int(name) >= 4}
+
+
+def test_a_new_generator_draws_grey_images_that_differ():
+    images = make().draw(RANDOM.normal(size=(16, 8)).astype("float32")).numpy()
+    assert np.abs(images).max() < 3
+    assert images.std(axis=0).mean() > 0.01

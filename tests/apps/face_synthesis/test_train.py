@@ -1,0 +1,148 @@
+"""The training; the contract kills one and resumes it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from apps.common import runs
+from apps.common.errors import BadInput
+from apps.face_synthesis import attributes as attributes_module
+from apps.face_synthesis.data import Examples
+from apps.face_synthesis.grids import tile
+from apps.face_synthesis.model import build_model
+from apps.face_synthesis.signatures import Synthesizer, load_run
+from apps.face_synthesis.train import (
+    SampleGrid,
+    compile_model,
+    find_attributes,
+    make_drawer,
+)
+from tests.apps.face_synthesis.tiny import small
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), "uint8")
+VALUES = np.eye(3, dtype="float32")[np.arange(24) % 3]
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Stops a training within its second epoch, after a backup."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 5:
+            raise KeyboardInterrupt
+
+
+def fit(config, run, epochs, callbacks=()):
+    """Trains a new model in a run directory; returns it."""
+    keras.utils.set_random_seed(config.seed)
+    num_values = 3 if config.model == "conditional_gan" else 0
+    model = build_model(config=config, num_values=num_values)
+    compile_model(model, config, 3 * epochs)
+    batches = tf.data.Dataset.from_tensor_slices((IMAGES, VALUES[:, :num_values]))
+    batches = batches.shuffle(24, seed=0).batch(8)
+    runs.fit(model, batches, None, run, "training", epochs=epochs, callbacks=callbacks)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["vae", "conditional_gan"])
+def test_a_resumed_training_ends_as_if_it_had_not_stopped(kind, tmp_path):
+    config = small(model=kind, learning_rate=1e-2)
+    straight = fit(config, tmp_path / "straight", 2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tmp_path / "stopped", 2, [Interrupt()])
+    resumed = fit(config, tmp_path / "stopped", 2)
+    assert int(resumed.optimizer.iterations) == int(straight.optimizer.iterations) == 6
+    moments = [v for v in resumed.optimizer.variables if v.shape]
+    assert len(moments) == 2 * len(resumed.trainable_variables)
+    # Both networks, their moments in the optimizer, and the average.
+    for ours, theirs in (
+        (resumed.weights, straight.weights),
+        (resumed.optimizer.variables, straight.optimizer.variables),
+    ):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-5, err_msg=one.path)
+
+
+def test_a_run_has_a_grid_for_each_epoch(run, config):
+    grids = sorted((run / "samples").iterdir())
+    assert [path.name for path in grids] == [
+        f"epoch_{epoch:04}.png" for epoch in range(1, config.epochs + 1)
+    ]
+    arrays = [np.asarray(Image.open(path)) for path in grids]
+    assert {array.shape for array in arrays} == {(128, 128, 3)}
+    assert (arrays[0] != arrays[-1]).any()
+
+
+def test_the_grid_of_the_best_epoch_has_the_faces_of_the_seeds(run):
+    best = runs.summary(run)["best_epoch"]
+    grid = np.asarray(Image.open(run / f"samples/epoch_{best:04}.png")).astype(int)
+    draw = make_drawer(load_run(run))
+    assert np.abs(grid - tile(draw(range(64)), 8)).max() <= 2  # Rounded weights.
+
+
+def test_the_history_has_the_frechet_distance(run, training):
+    rows = runs.read_history(run)
+    assert all(row["val_frechet_distance"] > 0 for row in rows)
+    assert {"loss", "discriminator_loss", "gradient_penalty", "real_score"} <= set(
+        rows[0]
+    )
+    assert runs.summary(run)["val_frechet_distance"] == pytest.approx(
+        min(row["val_frechet_distance"] for row in rows)
+    )
+    assert "baseline on validation: frechet distance" in training.output
+
+
+def test_faces_of_one_request_do_not_depend_on_the_batch():
+    config = small(model="gan")
+    model = build_model(config=config, num_values=0)
+    empty = attributes_module.combine(np.zeros((1, 0), int))
+    draw = make_drawer(Synthesizer(model, (), *empty, config))
+    faces = draw(range(70))
+    assert faces.shape == (70, 16, 16, 3)
+    np.testing.assert_allclose(draw([66, 3]), faces[[66, 3]], atol=1)
+
+
+def test_a_grid_replaces_that_of_a_stopped_epoch(tmp_path):
+    callback = SampleGrid(lambda: IMAGES, tmp_path / "samples")
+    for _ in range(2):
+        callback.on_epoch_end(4)
+    assert [path.name for path in tmp_path.glob("*/*")] == ["epoch_0005.png"]
+
+
+def make_splits(*rows):
+    names = [f"{i}.png" for i in range(len(rows))]
+    examples = Examples(names, [b""] * len(rows), list(rows), ("sex",))
+    return {"train": examples, "validation": examples}
+
+
+ROWS = [("f",), ("m",), ("",), ("m",)]
+
+
+def test_only_a_conditional_gan_leaves_images_out(tmp_path):
+    splits = make_splits(*ROWS)
+    attributes, codes = find_attributes(splits, small(), tmp_path)
+    assert codes["train"].tolist() == [[0], [1], [1]]
+    assert splits["validation"].names == ["0.png", "1.png", "3.png"]
+    splits = make_splits(*ROWS)
+    again, codes = find_attributes(splits, small(model="gan"), tmp_path)
+    assert again == attributes
+    assert codes["train"].tolist() == [[0], [1], [-1], [1]]
+
+
+def test_an_interrupted_training_keeps_its_attributes(tmp_path):
+    attributes, codes = find_attributes(make_splits(*ROWS), small(), tmp_path)
+    attributes_module.save(
+        attributes, *attributes_module.combine(codes["train"]), tmp_path
+    )
+    changed = make_splits(("x",), ("m",), ("f",))
+    again, codes = find_attributes(changed, small(), tmp_path)
+    assert again == attributes
+    assert codes["train"].tolist() == [[1], [0]]
+
+
+def test_some_images_need_all_attributes(tmp_path):
+    splits = make_splits(("f",), ("m",))
+    splits["validation"] = make_splits(("",))["train"]
+    with pytest.raises(BadInput, match="no image for validation with all attributes"):
+        find_attributes(splits, small("mine"), tmp_path)
