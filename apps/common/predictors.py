@@ -577,6 +577,8 @@ def _grpc(where):
         def predict(inputs):
             request = predict_pb2.PredictRequest()
             request.model_spec.signature_name = name_of_signature
+            if len(inputs) and isinstance(inputs[0], np.ndarray):
+                inputs = np.stack(inputs)  # Lists of arrays are refused.
             request.inputs[input_name].CopyFrom(
                 tf.make_tensor_proto(inputs, tensor.dtype)
             )

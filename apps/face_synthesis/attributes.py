@@ -193,5 +193,7 @@ def load(folder):
         Attribute(each["name"], tuple(each["values"]), tuple(each["bounds"]))
         for each in content["attributes"]
     )
-    combinations = np.array(content["combinations"], int).reshape(-1, len(attributes))
-    return attributes, combinations, np.array(content["probabilities"])
+    probabilities = np.array(content["probabilities"])
+    combinations = np.array(content["combinations"], int)
+    shape = len(probabilities), len(attributes)
+    return attributes, combinations.reshape(shape), probabilities

@@ -375,6 +375,7 @@ def _tensorflow_dataset(config):
         "face synthesis",
         decoders={"image": tfds.decode.SkipDecoding()},
     )
+    features = dict(features.items())
     nested = features.get("attributes", {})
     known = {
         column: feature

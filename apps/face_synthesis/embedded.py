@@ -57,7 +57,7 @@ def draw_face(random):
     draw = ImageDraw.Draw(image)
 
     def box(x, y, half_width, half_height):
-        middle, half = center + (x, y), np.array((half_width, half_height))
+        middle, half = center + np.array((x, y)), np.array((half_width, half_height))
         return [tuple(SCALE * (middle - half)), tuple(SCALE * (middle + half))]
 
     def line(points, color, thickness):

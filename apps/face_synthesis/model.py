@@ -136,8 +136,11 @@ class VariationalAutoencoder(keras.Model):
         step = tf.cast(self.optimizer.iterations, tf.int32)
         if self.flip:
             images = _flip(images, [self.seed, step])
+        # The layer's own state would not be restored after an interruption.
+        state = self.sampling.seed_generator.state
+        state.assign(tf.cast([self.seed, step], state.dtype))
         with tf.GradientTape() as tape:
-            logs = self._losses(images, training=True)
+            logs = self._measure(images, training=True)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(logs["loss"], variables), variables)
         return self._track(logs)
@@ -146,9 +149,9 @@ class VariationalAutoencoder(keras.Model):
         """Measures the lower bound of a batch."""
         images, _ = data
         images = scale_pixels(tf.cast(images, tf.float32))
-        return self._track(self._losses(images, training=False))
+        return self._track(self._measure(images, training=False))
 
-    def _losses(self, images, training):
+    def _measure(self, images, training):
         """Returns the means of a batch by name; the loss is that of one image."""
         parts = self.lower_bound(images, training)
         parts.pop("latents")

@@ -128,11 +128,10 @@ def draw_seeds(
         answers = in_batches(load_model(model), seeds)
     if "attributes" not in answers:
         return answers["latents"], len(seeds) * [""]
-    lines = [
-        ", ".join(map("=".join, zip(values, row.astype(str), strict=True)))
-        for row in answers["attributes"]
-    ]
-    return answers["latents"], lines
+    rows = answers["attributes"].astype(str)
+    if values:  # A bundle without its card does not tell the names.
+        rows = [map("=".join, zip(values, row, strict=True)) for row in rows]
+    return answers["latents"], list(map(", ".join, rows))
 
 
 def make_drawer(model: str):

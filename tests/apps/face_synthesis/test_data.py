@@ -167,9 +167,9 @@ def test_a_dataset_of_tensorflow_datasets_is_read(monkeypatch):
         {
             "image": tfds.features.Image(),
             "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-            "age": tfds.features.Scalar("int64"),
+            "age": tfds.features.Scalar(np.int64),
             "box": tfds.features.BBoxFeature(),
-            "attributes": {"Smiling": tfds.features.Scalar("bool")},
+            "attributes": {"Smiling": tfds.features.Scalar(np.bool_)},
         }
     )
     record = {

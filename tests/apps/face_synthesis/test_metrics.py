@@ -93,7 +93,7 @@ def neighbour_scores_by_loops(real, drawn, k):
 
 
 def test_neighbour_scores_follow_their_definitions():
-    real, drawn = features(25, 3), features(20, 3, 0.8)
+    real, drawn = features(25, 3), features(20, 3, 1.5)
     expected = neighbour_scores_by_loops(real, drawn, metrics.NUM_NEIGHBOURS)
     found = metrics.neighbour_scores(real, drawn)
     assert found == {name: pytest.approx(value) for name, value in expected.items()}

@@ -39,13 +39,15 @@ def test_both_networks_follow_the_gradient_of_their_loss(values):
     noise = tf.random.stateless_normal((6, 8), seeds[1])
     real = IMAGES.astype("float32") / 127.5 - 1
     with tf.GradientTape(persistent=True) as tape:
-        drawn = twin.generator(twin.mapping([noise, values]))
+        drawn = twin.generator(twin.mapping([noise, tf.constant(values)]))
         # log(1 + exp(-score)) of the drawn images for the generator, …
-        scores = twin.discriminator([drawn, values])
+        scores = twin.discriminator([drawn, tf.constant(values)])
         loss = tf.reduce_mean(tf.math.log(1 + tf.exp(-scores)))
         # … and the cross-entropy of both kinds for the discriminator.
         probability = tf.sigmoid(scores)
-        real_probability = tf.sigmoid(twin.discriminator([real, values]))
+        real_probability = tf.sigmoid(
+            twin.discriminator([tf.constant(real), tf.constant(values)])
+        )
         other = -tf.reduce_mean(
             tf.math.log(1 - probability) + tf.math.log(real_probability)
         )
@@ -73,7 +75,7 @@ def test_the_penalty_is_that_of_the_gradients_at_real_images():
     with tf.GradientTape() as outer:
         with tf.GradientTape() as tape:
             tape.watch(real)
-            scores = twin.discriminator([real, NONE])
+            scores = twin.discriminator([real, tf.constant(NONE)])
         # Scores depend on other images through the deviation of the minibatch alone.
         slopes = tape.gradient(scores, real)
         penalty = tf.reduce_sum(slopes**2) / 6

@@ -66,7 +66,7 @@ def test_faces_come_from_the_noise_and_the_attributes(conditional):
     values = np.concatenate([np.eye(2)[indices[0]], np.eye(3)[indices[1]]])
     noise = noise_of(tf.constant(11, tf.int64), 8)[None]
     model = conditional.model
-    latents = model.map_noise(noise, values[None].astype("float32"))
+    latents = model.map_noise(noise, tf.constant(values[None], tf.float32))
     np.testing.assert_allclose(answers["latents"], latents, atol=1e-5)
     pixels = to_bytes(model.draw(latents))
     np.testing.assert_allclose(decode(answers["image_bytes"]), pixels, atol=1)

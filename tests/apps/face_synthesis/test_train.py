@@ -53,7 +53,11 @@ def test_a_resumed_training_ends_as_if_it_had_not_stopped(kind, tmp_path):
         fit(config, tmp_path / "stopped", 2, [Interrupt()])
     resumed = fit(config, tmp_path / "stopped", 2)
     assert int(resumed.optimizer.iterations) == int(straight.optimizer.iterations) == 6
-    moments = [v for v in resumed.optimizer.variables if v.shape]
+    moments = [
+        variable
+        for variable in resumed.optimizer.variables
+        if variable.path.endswith(("_momentum", "_velocity"))
+    ]
     assert len(moments) == 2 * len(resumed.trainable_variables)
     # Both networks, their moments in the optimizer, and the average.
     for ours, theirs in (
@@ -81,7 +85,7 @@ def test_the_grid_of_the_best_epoch_has_the_faces_of_the_seeds(run):
     assert np.abs(grid - tile(draw(range(64)), 8)).max() <= 2  # Rounded weights.
 
 
-def test_the_history_has_the_frechet_distance(run, training):
+def test_the_history_has_the_frechet_distance(run):
     rows = runs.read_history(run)
     assert all(row["val_frechet_distance"] > 0 for row in rows)
     assert {"loss", "discriminator_loss", "gradient_penalty", "real_score"} <= set(
@@ -90,7 +94,7 @@ def test_the_history_has_the_frechet_distance(run, training):
     assert runs.summary(run)["val_frechet_distance"] == pytest.approx(
         min(row["val_frechet_distance"] for row in rows)
     )
-    assert "baseline on validation: frechet distance" in training.output
+    assert (run / "baseline.json").exists()
 
 
 def test_faces_of_one_request_do_not_depend_on_the_batch():
