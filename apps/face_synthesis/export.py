@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from apps.common import datasets, runs
+from apps.common.image_headers import MAX_PIXELS
 from apps.common.images import encode_png
 from apps.common.release import Bundle, Card, Exam, Served, release
 from apps.face_synthesis import attributes as attributes_module
@@ -145,6 +146,7 @@ def card(config, synthesizer, splits):
         config.image_size,
         "MobileNetV2" if config.weights else "EfficientNetLite0",
     )
+    is_encoder = config.model == "vae"
     names = ", ".join(each.name for each in synthesizer.attributes)
     conditional = (
         "`attributes`, strings. `with_attributes`: `seed_and_attributes` (strings: the "
@@ -171,10 +173,10 @@ def card(config, synthesizer, splits):
             f"{conditional if synthesizer.attributes else ''}"
             "`latent`: `latents` (float32) → `image_bytes`. `tensors`: `latents` → "
             f"`images` (float32 from 0 to 255, {size} × {size})."
-            f"{encoder if config.model == 'vae' else ''} `errors` says what is wrong "
+            f"{encoder if is_encoder else ''} `errors` says what is wrong "
             "with each input, and is empty if nothing is."
         ),
-        limits=LIMITS,
+        limits={**LIMITS, **({"max_pixels": MAX_PIXELS} if is_encoder else {})},
         config=config,
         files_setting="weights",
         num_examples=datasets.sizes(splits),

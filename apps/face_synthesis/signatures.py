@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from apps.common import limits, runs
 from apps.common.backbones import scale_pixels
-from apps.common.image_headers import MAX_PIXELS
 from apps.common.images import decode_each, resize_image
 from apps.common.predictors import Predictor, load_predictor
 from apps.face_synthesis import attributes as attributes_module
@@ -24,7 +23,6 @@ LIMITS = {
     "max_inputs": limits.MAX_INPUTS,
     "max_seed": MAX_SEED,
     "max_latent": int(MAX_LATENT),
-    "max_pixels": MAX_PIXELS,
 }
 
 

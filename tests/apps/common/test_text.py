@@ -134,6 +134,33 @@ def test_files_that_are_not_tables_are_refused(tmp_path):
         read(write(tmp_path / "a.txt", "text\tlabel"))
 
 
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.tsv", 'name\tage\t"sex"'),
+        ("a.csv", '\ufeffname,age,"sex"\r'),
+        ("b.csv", "name;age;sex"),
+        ("c.csv.gz", "name\tage\tsex"),
+    ],
+)
+def test_the_header_has_the_names_of_the_columns(name, header, tmp_path):
+    content = f"{header}\na,b,c\n".encode()
+    content = gzip.compress(content) if name.endswith("gz") else content
+    (tmp_path / name).write_bytes(content)
+    sex = '"sex"' if name.endswith("tsv") else "sex"
+    assert text.read_header(tmp_path / name, ["name"]) == ["name", "age", sex]
+
+
+def test_the_header_of_no_table_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"no file .*nowhere\.csv; pass a TSV or CSV"):
+        text.read_header(tmp_path / "nowhere.csv", [])
+    (tmp_path / "empty.csv").touch()
+    assert text.read_header(tmp_path / "empty.csv", ["name"]) == []
+    (tmp_path / "latin.csv").write_bytes(b"caf\xe9,b\n")
+    with pytest.raises(BadInput, match="is not UTF-8"):
+        text.read_header(tmp_path / "latin.csv", [])
+
+
 def test_the_message_on_a_missing_column_names_the_flags(tmp_path):
     path = write(tmp_path / "a.tsv", "text\tmeans", "a\tb")
     says = (
