@@ -70,14 +70,14 @@ class Config:
     EfficientNetLite0, whose weights are installed."""
 
     # Training
-    epochs: Count = 200
+    epochs: Count = 100
     """Maximum number of epochs."""
     patience: Count | None = None
     """Epochs without a better validation Fréchet distance after which the training
     ends."""
     steps_per_epoch: Count = 200
     """Least number of steps of an epoch; fewer images are repeated."""
-    max_steps: Count | None = 60_000
+    max_steps: Count | None = 8000
     """Largest number of training steps; large data sets get fewer epochs, or a part of
     one."""
     max_minutes: Minutes | None = None
@@ -126,10 +126,12 @@ def faces() -> Config:
         latent_size=64,
         epochs=12,
         steps_per_epoch=100,
-        max_steps=1200,
-        learning_rate=1e-3,
-        average_decay=0.99,
-        num_validation_samples=250,
+        max_steps=None,
+        batch_size=16,
+        gradient_penalty=5.0,
+        augmentation=(),
+        average_decay=0.98,
+        num_validation_samples=240,
         num_samples=600,
     )
 
@@ -148,6 +150,8 @@ def utkface() -> Config:
         image_column="file",
         columns=("gender",),
         value_names=("gender:0=male", "gender:1=female"),
+        epochs=60,
+        max_steps=None,
     )
 
 
