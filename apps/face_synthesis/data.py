@@ -163,7 +163,9 @@ def make_batches(examples, values, config, training=False):
     """
     size, batch_size = config.image_size, config.batch_size
     is_encoded = isinstance(examples.images[0], bytes)
-    sources = examples.images if is_encoded else list(map(str, examples.images))
+    sources = tf.constant(
+        examples.images if is_encoded else list(map(str, examples.images))
+    )
     # Small sets are repeated before they are shuffled, so that the order of an epoch
     # depends on its number alone.
     repeats = 1
@@ -171,7 +173,7 @@ def make_batches(examples, values, config, training=False):
         repeats = -(-config.steps_per_epoch * batch_size // len(examples))
 
     def load(source, value):
-        image_bytes = tf.gather(tf.constant(sources), source)
+        image_bytes = tf.gather(sources, source)
         image_bytes = image_bytes if is_encoded else tf.io.read_file(image_bytes)
         image = images.decode_image(image_bytes)
         image = images.resize_image(image, size, config.resize)

@@ -17,6 +17,7 @@ from apps.face_synthesis.grids import decode, tile
 from apps.face_synthesis.signatures import load_model
 
 MAX_FACES = 10_000  # Real faces that are compared at most.
+MIN_FACES = 4  # Of other data, whose halves are compared.
 GRID_COLUMNS, GRID_ROWS = 8, 8
 NUM_ROWS, NUM_NEAREST = 8, 5  # In the figure of the nearest training faces.
 
@@ -48,6 +49,11 @@ def evaluate(
     features = load_features(weights, config)
     if is_other_data:
         examples = load_split(config, split, is_other_data)
+        if len(examples) < MIN_FACES:
+            raise BadInput(
+                f"{config.data} has {len(examples)} images; the distances need at "
+                f"least {MIN_FACES}"
+            )
         train = None
     else:
         splits = load_examples(config, held_out)

@@ -21,7 +21,6 @@ FEATURE_PIXELS = 128  # Height and width to which faces are resized for the netw
 FEATURE_BATCH = 64
 NUM_NEIGHBOURS = 5  # Of precision, recall, density and coverage.
 SUBSET_SIZE, NUM_SUBSETS = 500, 20  # Of the kernel distance.
-REGULARIZATION = 1e-3  # Of the classifiers of attributes; less is more.
 
 
 class Features:
@@ -74,7 +73,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     depends on the numbers of examples: fewer give a larger distance.
 
     Args:
-        first: Features, `(examples, features)`; at least two examples.
+        first: Features, `(examples, features)`; a single example has no variance.
         second: Other features.
 
     Reference:
@@ -84,7 +83,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     for features in (first, second):
         features = np.asarray(features, float)
         centered = features - features.mean(axis=0)
-        root = np.linalg.qr(centered, mode="r") / np.sqrt(len(features) - 1)
+        root = np.linalg.qr(centered, mode="r") / np.sqrt(max(1, len(features) - 1))
         roots.append(root)
         traces.append(np.square(root).sum())
     # C = RᵀR, so the eigenvalues of C₁C₂ are the squared singular values of R₁R₂ᵀ. No
@@ -101,7 +100,8 @@ def kernel_distance(first: np.ndarray, second: np.ndarray, seed: int = 0) -> flo
     pairs of random subsets.
 
     Args:
-        first: Features, `(examples, features)`; at least two examples.
+        first: Features, `(examples, features)`; of a single example the distance says
+            nothing.
         second: Other features.
         seed: Seed of the subsets.
 
@@ -127,7 +127,7 @@ def _kernel(x, y):
 
 def _off_diagonal_mean(matrix):
     size = len(matrix)
-    return (matrix.sum() - np.trace(matrix)) / (size * (size - 1))
+    return (matrix.sum() - np.trace(matrix)) / max(1, size * (size - 1))
 
 
 def neighbour_scores(real: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
@@ -180,7 +180,7 @@ def score(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """Returns all metrics of drawn faces, by name.
 
     Args:
-        drawn: Features of drawn faces, `(examples, features)`; at least two examples.
+        drawn: Features of drawn faces, `(examples, features)`.
         real: Features of real ones.
     """
     return {
@@ -203,9 +203,9 @@ def fit_classifier(
         A function from features to classes.
     """
     has_label = labels != MISSING
-    # A thousand features overfit a few thousand faces without much regularization.
+    # The more features, the more regularization: a thousand overfit thousands of faces.
     classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(C=REGULARIZATION, max_iter=1000)
+        StandardScaler(), LogisticRegression(C=1 / known.shape[1], max_iter=1000)
     )
     with threadpool_limits(1):  # More threads are slower on small data.
         classifier.fit(known[has_label], labels[has_label])

@@ -128,9 +128,9 @@ def draw_seeds(
         answers = in_batches(load_model(model), seeds)
     if "attributes" not in answers:
         return answers["latents"], len(seeds) * [""]
-    rows = answers["attributes"].astype(str)
+    rows = answers["attributes"].astype(str).tolist()
     if values:  # A bundle without its card does not tell the names.
-        rows = [map("=".join, zip(values, row, strict=True)) for row in rows]
+        rows = [list(map("=".join, zip(values, row, strict=True))) for row in rows]
     return answers["latents"], list(map(", ".join, rows))
 
 
@@ -184,6 +184,7 @@ def find_direction(model: str, label: str) -> np.ndarray:
         examples = load_split(config, "train", held_out=held_out)
         examples = datasets.evenly(examples, NUM_LABELLED)
         labels = _codes_of(label, examples, config)
+        _check_both(labels[labels >= 0] == 1, label)
         if config.model == "vae":
             examples = datasets.take(examples, np.flatnonzero(labels >= 0))
             encoded = map(examples.image_bytes, range(len(examples)))
@@ -195,12 +196,17 @@ def find_direction(model: str, label: str) -> np.ndarray:
             answers = in_batches(load_model(model), range(NUM_AVERAGED))
             latents = answers["latents"]
             has_it = classify(features(decode(answers["image_bytes"]))) == 1
+    _check_both(has_it, label)
+    return latents[has_it].mean(axis=0) - latents[~has_it].mean(axis=0)
+
+
+def _check_both(has_it, label):
+    """Refuses a direction if all faces have the attribute, or none has it."""
     if has_it.all() or not has_it.any():
-        number = "all" if has_it.all() else "none"
+        number = "all" if has_it.any() else "none"
         raise BadInput(
             f"{number} of {len(has_it)} faces have {label}; choose another --direction"
         )
-    return latents[has_it].mean(axis=0) - latents[~has_it].mean(axis=0)
 
 
 def _codes_of(label, examples, config):

@@ -111,8 +111,9 @@ def test_neighbour_scores_of_copies_and_of_others():
     assert set(far.values()) == {0}
 
 
-def test_few_faces_are_scored():
-    scores = metrics.score(features(2, 6), features(3, 6))
+@pytest.mark.parametrize("number", [1, 2])
+def test_few_faces_are_scored(number):
+    scores = metrics.score(features(5, 6), features(number, 6))
     assert all(np.isfinite(value) for value in scores.values())
 
 
