@@ -16,6 +16,7 @@ MAPPING_LAYERS = 2
 LOWEST_RESOLUTION = 4
 PENALTY_INTERVAL = 16  # Steps between two gradient penalties.
 BETA_1, BETA_2 = 0.0, 0.99  # Of Adam for a GAN.
+VARIANCE_DECAY = 0.98  # Of the moving average of the squared error.
 
 
 @keras.saving.register_keras_serializable(package="face_synthesis")
@@ -23,7 +24,8 @@ class VariationalAutoencoder(keras.Model):
     """A variational autoencoder with a Gaussian decoder.
 
     The decoder has the architecture of the GAN's generator. Its variance is the same
-    for all pixels and is learned.
+    for all pixels: the moving average of the squared error, which is the most likely
+    one.
 
     Args:
         image_size: Height and width of the images, a power of two.
@@ -51,7 +53,7 @@ class VariationalAutoencoder(keras.Model):
     Reference:
         [Kingma and Welling, 2014](https://arxiv.org/abs/1312.6114);
         [Higgins et al., 2017](https://openreview.net/forum?id=Sy2fzU9gl), the weight β;
-        [Rybkin et al., 2021](https://arxiv.org/abs/2006.13202), the learned variance
+        [Rybkin et al., 2021](https://arxiv.org/abs/2006.13202), the variance
     """
 
     def __init__(self, *, image_size, latent_size, filters, beta, flip, seed, **kwargs):
@@ -73,7 +75,7 @@ class VariationalAutoencoder(keras.Model):
         self.sampling = layers.GaussianSampling(seed)
         self.decoder = build_generator(image_size, latent_size, filters)
         self.log_variance = self.add_weight(
-            shape=(), initializer="zeros", name="log_variance"
+            shape=(), initializer="zeros", trainable=False, name="log_variance"
         )
         names = ("loss", "reconstruction", "divergence", "squared_error")
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -143,6 +145,9 @@ class VariationalAutoencoder(keras.Model):
             logs = self._measure(images, training=True)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(logs["loss"], variables), variables)
+        variance = tf.exp(self.log_variance)
+        variance += (1 - VARIANCE_DECAY) * (logs["squared_error"] - variance)
+        self.log_variance.assign(tf.math.log(variance))
         return self._track(logs)
 
     def test_step(self, data):

@@ -170,6 +170,21 @@ def test_the_lower_bound_is_that_of_gaussians():
     np.testing.assert_array_equal(parts["latents"], mean)
 
 
+def test_the_variance_follows_the_squared_error():
+    model = make(model="vae", flip=False)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    errors = []
+    for _ in range(3):
+        model.train_step((tf.constant(IMAGES), tf.constant(NONE)))
+        errors.append(float(model.trackers["squared_error"].result()))
+        model.reset_metrics()
+    decay, variance = module.VARIANCE_DECAY, 1.0
+    for error in errors:
+        variance = decay * variance + (1 - decay) * error
+    assert float(np.exp(model.log_variance)) == pytest.approx(variance, rel=1e-5)
+    assert not model.log_variance.trainable
+
+
 def test_beta_weighs_the_divergence():
     model = make(model="vae", beta=3.0)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
