@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apps.common.predictors import about
 from apps.face_synthesis.grids import decode
 from apps.face_synthesis.signatures import load_model
 from tests.device import make_device
@@ -42,6 +43,17 @@ def test_served_and_on_a_device_a_seed_gives_the_same_face(served):
     with serve("face_synthesis", RELEASED / "1") as addresses:
         for address in addresses:
             np.testing.assert_array_equal(faces(address), served)
+
+
+def test_attributes_and_latents_are_taken(served):
+    labels = about(str(RELEASED / "1"))["classes"]
+    names = list(dict.fromkeys(label.split("=")[0] for label in labels))
+    wanted = [next(each for each in labels if each.startswith(f"{n}=")) for n in names]
+    rows = [[str(seed), *(each.split("=")[1] for each in wanted)] for seed in SEEDS]
+    answers = load_model(str(RELEASED / "1"), "with_attributes")(rows)
+    assert (answers["attributes"].astype(str) == np.array(rows)[:, 1:]).all()
+    again = load_model(str(RELEASED / "1"), "latent")(answers["latents"])
+    assert again["image_bytes"].tolist() == answers["image_bytes"].tolist()
 
 
 def test_it_is_small():
