@@ -138,28 +138,37 @@ def make_step():
     """Returns a function that trains one step, and returns the loss."""
     pixels = torch.randint(0, 256, (BATCH_SIZE, 3, SIZE, SIZE), dtype=torch.uint8)
     generator, discriminator, average = Generator(), Discriminator(), Generator()
-    drawing, judging = list(generator.parameters()), list(discriminator.parameters())
-    optimizer = torch.optim.Adam(drawing + judging, LEARNING_RATE, betas=(0.0, 0.99))
+    generator_variables, discriminator_variables = (
+        list(generator.parameters()),
+        list(discriminator.parameters()),
+    )
+    optimizer = torch.optim.Adam(
+        generator_variables + discriminator_variables, LEARNING_RATE, betas=(0.0, 0.99)
+    )
 
     def step():
         real = pixels.float() / 127.5 - 1
         is_mirrored = torch.rand(len(real), 1, 1, 1) < 0.5
         real = augment(torch.where(is_mirrored, real.flip(3), real))
-        drawn_scores = discriminator(
+        generated_scores = discriminator(
             augment(generator(torch.randn(len(real), LATENT_SIZE)))
         )
         real_scores = discriminator(real)
-        loss = functional.softplus(-drawn_scores).mean()
+        loss = functional.softplus(-generated_scores).mean()
         other = (
-            functional.softplus(drawn_scores) + functional.softplus(-real_scores)
+            functional.softplus(generated_scores) + functional.softplus(-real_scores)
         ).mean()
-        gradients = torch.autograd.grad(loss, drawing, retain_graph=True)
-        gradients += torch.autograd.grad(other, judging)
-        for parameter, gradient in zip(drawing + judging, gradients, strict=True):
+        gradients = torch.autograd.grad(loss, generator_variables, retain_graph=True)
+        gradients += torch.autograd.grad(other, discriminator_variables)
+        for parameter, gradient in zip(
+            generator_variables + discriminator_variables, gradients, strict=True
+        ):
             parameter.grad = gradient
         optimizer.step()
         with torch.no_grad():
-            for mean, parameter in zip(average.parameters(), drawing, strict=True):
+            for mean, parameter in zip(
+                average.parameters(), generator_variables, strict=True
+            ):
                 mean.lerp_(parameter, 1 - AVERAGE_DECAY)
         return float(loss.detach())
 

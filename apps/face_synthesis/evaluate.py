@@ -1,4 +1,4 @@
-"""Scores drawn faces: how near they come to real faces that the model has not seen."""
+"""Scores generated faces: how near they come to real faces that are held out."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,9 +66,9 @@ def evaluate(
     pixels = load_pixels(examples, config)
     real = features(pixels)
     answers = draw_faces(predictor, config.num_samples)
-    drawn = features(answers["pixels"])
+    generated = features(answers["pixels"])
     report: dict[str, Any] = {
-        **metrics.score(drawn, real),
+        **metrics.score(generated, real),
         "images": len(examples),
         "samples": config.num_samples,
         "features": features.name,
@@ -80,11 +80,13 @@ def evaluate(
         train_pixels = load_pixels(train, config)
         known = features(train_pixels)
         report |= floor(known, real, config.num_samples)
-        report |= nearest_distances(drawn, real, known)
+        report |= nearest_distances(generated, real, known)
         report |= beside(train_pixels, real, features, config.num_samples)
         if "attributes" in answers:
             sets = (known, train), (real, examples)
-            report |= attribute_agreement(drawn, answers["attributes"], *sets, config)
+            report |= attribute_agreement(
+                generated, answers["attributes"], *sets, config
+            )
     folder = figures_folder or runs.evaluation_folder(
         model, "face_synthesis", config.data if is_other_data else None
     )
@@ -93,7 +95,7 @@ def evaluate(
         report |= reconstruct(encoder, examples, pixels, folder)
     print_report(report)
     known_faces = (pixels, real) if train is None else (train_pixels, known)
-    draw(answers["pixels"], drawn, *known_faces, folder)
+    draw(answers["pixels"], generated, *known_faces, folder)
     print(f"figures: {folder}")
     return report
 
@@ -165,14 +167,14 @@ def _floor(scores, number):
 
 
 def nearest_distances(
-    drawn: np.ndarray, real: np.ndarray, known: np.ndarray
+    generated: np.ndarray, real: np.ndarray, known: np.ndarray
 ) -> dict[str, float]:
     """Returns the median distances to the nearest training face.
 
-    Drawn faces that come much nearer than real faces do are copies of the training's.
+    Generated faces that come much nearer than real faces do are copies.
 
     Args:
-        drawn: Features of drawn faces.
+        generated: Features of generated faces.
         real: Features of real faces that took no part in the training.
         known: Features of training faces.
     """
@@ -182,7 +184,7 @@ def nearest_distances(
         return float(np.median(np.sqrt(squares)))
 
     return {
-        "nearest_training_distance": median(drawn),
+        "nearest_training_distance": median(generated),
         "nearest_training_distance_of_real": median(real),
     }
 
@@ -205,14 +207,14 @@ def beside(
     }
 
 
-def attribute_agreement(drawn, wanted, train, test, config) -> dict[str, Any]:
-    """Returns how often drawn faces look to a classifier as they should.
+def attribute_agreement(generated, wanted, train, test, config) -> dict[str, Any]:
+    """Returns how often generated faces look to a classifier as they should.
 
     The classifier of an attribute, a logistic regression on the features, learns from
     real training faces.
 
     Args:
-        drawn: Features of drawn faces.
+        generated: Features of generated faces.
         wanted: The values of their attributes, strings `(faces, attributes)`.
         train: Features of training faces, and their `Examples`.
         test: Those of the real faces on which the classifiers are scored.
@@ -231,7 +233,7 @@ def attribute_agreement(drawn, wanted, train, test, config) -> dict[str, Any]:
             continue
         classify = metrics.fit_classifier(train[0], known[:, j])
         is_real = real[:, j] != MISSING
-        names = np.array(attribute.values)[classify(drawn)]
+        names = np.array(attribute.values)[classify(generated)]
         rows[attribute.name] = {
             "agreement": float(np.mean(names == wanted[:, j])),
             "accuracy": float(np.mean(classify(test[0]) == real[:, j], where=is_real)),
@@ -257,14 +259,14 @@ def reconstruct(encoder, examples, pixels, folder) -> dict[str, float]:
         bits per pixel and colour.
     """
     answers = in_batches(encoder, map(examples.image_bytes, range(len(examples))))
-    drawn = decode(answers["reconstruction_bytes"])
+    generated = decode(answers["reconstruction_bytes"])
     some = np.linspace(0, len(pixels) - 1, min(len(pixels), GRID_COLUMNS * 4)).astype(
         int
     )
     pairs = [
         each[some[i : i + GRID_COLUMNS]]
         for i in range(0, len(some), GRID_COLUMNS)
-        for each in (pixels, drawn)
+        for each in (pixels, generated)
     ]
     _write_grid(np.concatenate(pairs), folder / "reconstructions.png")
     elbo = float(answers["elbo"].mean())
@@ -320,7 +322,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def draw(
     pixels: np.ndarray,
-    drawn: np.ndarray,
+    generated: np.ndarray,
     known_pixels: np.ndarray,
     known: np.ndarray,
     folder: Path,
@@ -329,13 +331,13 @@ def draw(
 
     Args:
         pixels: The samples, uint8 `(samples, size, size, 3)`.
-        drawn: Their features.
+        generated: Their features.
         known_pixels: The training faces; of other data all faces.
         known: Their features.
         folder: The folder for the figures.
     """
     _write_grid(pixels[: GRID_COLUMNS * GRID_ROWS], folder / "samples.png")
-    distances = metrics.squared_distances(drawn[:NUM_ROWS], known)
+    distances = metrics.squared_distances(generated[:NUM_ROWS], known)
     nearest = np.argsort(distances, axis=1)[:, :NUM_NEAREST]
     rows = [
         (f"seed {seed}", [pixels[seed], *known_pixels[indices]])

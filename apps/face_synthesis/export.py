@@ -195,8 +195,8 @@ def card(config, synthesizer, splits):
             ),
             "Use": (
                 "The faces are those of nobody, but resemble the people of the "
-                "training data, with its biases. Say that they are drawn wherever you "
-                "show them, and do not pass them off as people."
+                "training data, with its biases. Say that they are generated wherever "
+                "you show them, and do not pass them off as people."
             ),
         },
     )

@@ -1,4 +1,4 @@
-"""Distances between real and drawn faces, on the features of a pretrained network.
+"""Distances between real and generated faces, on the features of a pretrained network.
 
 The Fréchet distance is not FID, which is on features of Inception.
 """
@@ -130,32 +130,33 @@ def _off_diagonal_mean(matrix):
     return (matrix.sum() - np.trace(matrix)) / max(1, size * (size - 1))
 
 
-def neighbour_scores(real: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-    """Returns precision, recall, density and coverage of drawn faces.
+def neighbour_scores(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    """Returns precision, recall, density and coverage of generated faces.
 
     A set of faces is described by balls around each of its faces, which reach to its
     `NUM_NEIGHBOURS`-th neighbour in the set.
 
     Args:
         real: Features of real faces, `(examples, features)`.
-        drawn: Features of drawn ones.
+        generated: Features of generated ones.
 
     Returns:
-        `precision`, the fraction of drawn faces in some ball of a real one; `recall`,
-        that of real faces in some ball of a drawn one; `density`, the mean number of
-        real balls around a drawn face, as a fraction of `NUM_NEIGHBOURS`; `coverage`,
-        the fraction of real faces whose ball has a drawn one.
+        `precision`, the fraction of generated faces in some ball of a real one;
+        `recall`, that of real faces in some ball of a generated one; `density`, the
+        mean number of real balls around a generated face, as a fraction of
+        `NUM_NEIGHBOURS`; `coverage`, the fraction of real faces whose ball has a
+        generated one.
 
     Reference:
         [Kynkäänniemi et al., 2019](https://arxiv.org/abs/1904.06991);
         [Naeem et al., 2020](https://arxiv.org/abs/2002.09797)
     """
-    real_radii, drawn_radii = map(_radii, (real, drawn))
-    distances = squared_distances(real, drawn)
+    real_radii, generated_radii = map(_radii, (real, generated))
+    distances = squared_distances(real, generated)
     in_real = distances <= real_radii[:, None]
     return {
         "precision": float(in_real.any(axis=0).mean()),
-        "recall": float((distances <= drawn_radii).any(axis=1).mean()),
+        "recall": float((distances <= generated_radii).any(axis=1).mean()),
         "density": float(in_real.sum(axis=0).mean() / NUM_NEIGHBOURS),
         "coverage": float((distances.min(axis=1) <= real_radii).mean()),
     }
@@ -176,17 +177,17 @@ def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.maximum(squares - 2 * first @ second.T, 0)
 
 
-def score(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """Returns all metrics of drawn faces, by name.
+def score(generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Returns all metrics of generated faces, by name.
 
     Args:
-        drawn: Features of drawn faces, `(examples, features)`.
+        generated: Features of generated faces, `(examples, features)`.
         real: Features of real ones.
     """
     return {
-        "frechet_distance": frechet_distance(drawn, real),
-        "kernel_distance": kernel_distance(drawn, real),
-        **neighbour_scores(real, drawn),
+        "frechet_distance": frechet_distance(generated, real),
+        "kernel_distance": kernel_distance(generated, real),
+        **neighbour_scores(real, generated),
     }
 
 
@@ -213,13 +214,12 @@ def fit_classifier(
 
 
 class ValidationDistance(keras.callbacks.Callback):
-    """Adds the Fréchet distance of drawn faces to the metrics of every epoch.
+    """Adds the Fréchet distance of generated faces to the metrics of every epoch.
 
     The metric is called `val_frechet_distance`.
 
     Args:
-        draw: Returns drawn faces by the model in training, uint8 `(faces, size, size,
-            3)`.
+        draw: Returns faces by the model in training, uint8 `(faces, size, size, 3)`.
         real: Features of the validation faces.
         features: The `Features`.
     """
@@ -234,5 +234,5 @@ class ValidationDistance(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Draws the faces and scores them."""
-        drawn = self.features(self.draw())
-        logs["val_frechet_distance"] = frechet_distance(drawn, self.real)
+        generated = self.features(self.draw())
+        logs["val_frechet_distance"] = frechet_distance(generated, self.real)

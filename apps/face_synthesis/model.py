@@ -176,7 +176,7 @@ class VariationalAutoencoder(keras.Model):
 class GenerativeAdversarialNetwork(keras.Model):
     """A GAN, which is conditional if there are attributes.
 
-    Both networks learn at the same time, from the same drawn images, with the
+    Both networks learn at the same time, from the same generated images, with the
     non-saturating logistic loss. The discriminator sees augmented images, and its
     gradient at real images is penalized every `PENALTY_INTERVAL` steps. A moving
     average of the generator draws the faces.
@@ -258,7 +258,7 @@ class GenerativeAdversarialNetwork(keras.Model):
         self.average_generator = _average_of(self.generator)
         names = (
             *("loss", "discriminator_loss", "gradient_penalty"),
-            *("real_score", "drawn_score"),
+            *("real_score", "generated_score"),
         )
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
@@ -298,51 +298,60 @@ class GenerativeAdversarialNetwork(keras.Model):
         )
         changed = augment(real, self.augmentation, seeds[2])
         with tf.GradientTape(persistent=True) as tape:
-            drawn = self.generator(self.mapping([noise, values]))
-            drawn_scores = self.discriminator(
-                [augment(drawn, self.augmentation, seeds[3]), values]
+            generated = self.generator(self.mapping([noise, values]))
+            generated_scores = self.discriminator(
+                [augment(generated, self.augmentation, seeds[3]), values]
             )
             real_scores = self.discriminator([changed, values])
-            loss = tf.reduce_mean(tf.nn.softplus(-drawn_scores))
+            loss = tf.reduce_mean(tf.nn.softplus(-generated_scores))
             discriminator_loss = tf.reduce_mean(
-                tf.nn.softplus(drawn_scores) + tf.nn.softplus(-real_scores)
+                tf.nn.softplus(generated_scores) + tf.nn.softplus(-real_scores)
             )
-        drawing = self.mapping.trainable_variables + self.generator.trainable_variables
-        judging = self.discriminator.trainable_variables
-        gradients = tape.gradient(loss, drawing)
-        judging_gradients = tape.gradient(discriminator_loss, judging)
+        generator_variables = (
+            self.mapping.trainable_variables + self.generator.trainable_variables
+        )
+        discriminator_variables = self.discriminator.trainable_variables
+        generator_gradients = tape.gradient(loss, generator_variables)
+        discriminator_gradients = tape.gradient(
+            discriminator_loss, discriminator_variables
+        )
         if self.gradient_penalty:
             is_due = step % PENALTY_INTERVAL == 0
             penalty, *more = tf.cond(
                 is_due,
                 lambda: self._penalize(changed, values),
-                lambda: [0.0, *map(tf.zeros_like, judging)],
+                lambda: [0.0, *map(tf.zeros_like, discriminator_variables)],
             )
-            judging_gradients = [
-                one + other for one, other in zip(judging_gradients, more, strict=True)
+            discriminator_gradients = [
+                one + other
+                for one, other in zip(discriminator_gradients, more, strict=True)
             ]
             self.trackers["gradient_penalty"].update_state(
                 penalty, tf.cast(is_due, tf.float32)
             )
-        self.optimizer.apply(gradients + judging_gradients, self.trainable_variables)
+        self.optimizer.apply(
+            generator_gradients + discriminator_gradients, self.trainable_variables
+        )
         self._update_average(tf.cast(step, tf.float32))
         return self._track(
             {
                 "loss": loss,
                 "discriminator_loss": discriminator_loss,
                 "real_score": tf.reduce_mean(real_scores),
-                "drawn_score": tf.reduce_mean(drawn_scores),
+                "generated_score": tf.reduce_mean(generated_scores),
             }
         )
 
     def test_step(self, data):
-        """Measures the scores of held-out images.
+        """Measures the scores of held-out images, which are augmented too.
 
         Where they fall below those of training images, the discriminator has learned
         these by heart.
         """
         real, values = data
-        scores = self.discriminator([scale_pixels(tf.cast(real, tf.float32)), values])
+        real = scale_pixels(tf.cast(real, tf.float32))
+        changed = augment(real, self.augmentation, tf.constant([self.seed, 0]))
+        scores = self.discriminator([changed, values])
         logs = self._track({"real_score": tf.reduce_mean(scores)})
         return {"real_score": logs["real_score"]}
 

@@ -141,7 +141,7 @@ def test_the_discriminator_projects_attributes():
 
 
 def test_the_scores_of_held_out_images_are_measured():
-    model = make()
+    model = make(**PLAIN)
     model.compile(keras.optimizers.SGD(), jit_compile=False)
     logs = model.test_step((tf.constant(IMAGES), tf.constant(NONE)))
     scores = model.discriminator([(IMAGES / 127.5 - 1).astype("float32"), NONE])
