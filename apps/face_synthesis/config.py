@@ -130,7 +130,6 @@ def faces() -> Config:
         max_steps=None,
         batch_size=16,
         learning_rate=1e-3,
-        gradient_penalty=5.0,
         augmentation=(),
         average_decay=0.98,
         num_validation_samples=240,
