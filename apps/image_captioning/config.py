@@ -116,8 +116,8 @@ class Config:
     patience: Count | None = 5
     """Epochs without a better validation CIDEr-D after which a phase ends."""
     min_steps: CountOrZero = 2000
-    """Smallest number of training steps of the first two phases; small data sets get
-    more epochs."""
+    """Smallest number of training steps of the first two phases; every epoch repeats
+    small data sets."""
     max_steps: Count | None = 12_000
     """Largest number of training steps of the first two phases; large data sets get
     fewer epochs, or a part of one."""

@@ -57,7 +57,7 @@ def evaluate(
     config, is_other_data, held_out = data_settings(
         Config, model, data, **(columns or {})
     )
-    if data:
+    if data or image_folder:
         config = dataclasses.replace(config, image_folder=image_folder)
     known: list[tuple[str, ...]] = []
     if is_other_data:

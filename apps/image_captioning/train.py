@@ -115,7 +115,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     # Phase 1: the decoder, or the whole network if nothing is pretrained.
     schedule = schedules.warm_up_and_decay(config.learning_rate, first.steps)
     compile_model(model, config, schedule)
-    fit("training", batches.take(first.steps_per_epoch), features, 0, first.epochs)
+    batches = batches.repeat().take(first.steps_per_epoch)
+    fit("training", batches, features, 0, first.epochs)
 
     # Phase 2: the backbone too, from images.
     if second.epochs:
@@ -126,7 +127,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
             config.fine_tune_learning_rate, second.steps
         )
         compile_model(model, config, schedule)
-        batches = batches.take(second.steps_per_epoch)
+        batches = batches.repeat().take(second.steps_per_epoch)
         fit("fine_tuning", batches, None, first.epochs, second.epochs)
 
     # Phase 3: the decoder on its own captions.

@@ -168,6 +168,13 @@ def test_other_data_has_other_columns_and_folders(run, own_data, tmp_path, capsy
     assert not (run / "evaluation").exists()
 
 
+def test_the_images_may_be_elsewhere(run, own_data, tmp_path):
+    shutil.copytree(own_data / "images", tmp_path / "photos")
+    assert evaluate(str(run), image_folder=str(tmp_path / "photos"))["exact"] == 1
+    with pytest.raises(BadInput, match="there is no folder nowhere"):
+        evaluate(str(run), image_folder="nowhere")
+
+
 def test_an_unknown_split_is_refused(run, tmp_path):
     with pytest.raises(BadInput, match="has no split 'tets'; did you mean 'test'"):
         evaluate(str(run), split="tets", figures_folder=tmp_path / "figures")
