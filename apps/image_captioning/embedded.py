@@ -16,6 +16,7 @@ SMALL = (14, 18)  # Heights of small digits, from and to.
 LARGE = (26, 30)
 DIGITS = [num2words(digit) for digit in range(10)]
 SIZES = {"small": SMALL, "large": LARGE}
+MAX_DEGREES = 15  # By which digits are turned.
 # Pixels by which a digit may lie beside the common row or column of both.
 MAX_SHIFT = 4
 # How the first digit of a caption lies to the second one.
@@ -65,7 +66,8 @@ def draw_scene(random, digits, labels, backgrounds):
         shift = int(random.integers(-MAX_SHIFT, MAX_SHIFT + 1))
         across = centre + shift - size // 2
         top, left = (along, across) if is_stacked else (across, along)
-        paint_digit(random, scene, digit_ink(digits[i], size), top, left)
+        degrees = random.uniform(-MAX_DEGREES, MAX_DEGREES)
+        paint_digit(random, scene, digit_ink(digits[i], size, degrees), top, left)
         things.append((name, int(labels[i])))
     return encode_png(add_noise(random, scene)), caption(*things, is_stacked)
 

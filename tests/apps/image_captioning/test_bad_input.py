@@ -26,7 +26,7 @@ SMALL = ["--image-size", 32, "--backbone", "small_resnet", "--weights", "None"]
 def test_missing_data_is_refused(refused, mine):
     says = ["no folder or file nowhere", "captions.tsv", "COCO's JSON"]
     refused("train", "--data", "nowhere", says=says)
-    says = ["there is no folder photos; pass --image-folder"]
+    says = ["photos; pass --image-folder the folder of the images"]
     refused(*TRAIN_MINE, "--image-folder", "photos", says=says)
 
 
