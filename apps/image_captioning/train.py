@@ -55,6 +55,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
 
     splits = load_examples(config, runs.read_held_out(run))
     datasets.print_summary(config.data, splits, "image")
+    counts = {split: len(splits[split].all_captions) for split in splits}
+    print("  captions:", ", ".join(f"{split} {n}" for split, n in counts.items()))
     tokenizer = find_tokenizer(splits["train"], config, run)
     model = build_model(config=config, vocabulary_size=len(tokenizer))
     captioner = Captioner(model, tokenizer, config)
@@ -173,7 +175,7 @@ def find_tokenizer(examples, config, run):
     """
     if (run / TOKENIZER_FILE).exists():
         return load_tokenizer(run)
-    captions = [caption for each in examples.captions for caption in each]
+    captions = examples.all_captions
     tokenizer = train_tokenizer(captions, config.vocabulary_size, config.token)
     if config.beam_size > len(tokenizer):
         raise BadInput(

@@ -77,11 +77,24 @@ def test_images_are_captioned_in_their_order():
     assert scores.seconds > 0
 
 
+def test_images_are_read_a_batch_at_a_time(monkeypatch):
+    read = []
+    monkeypatch.setattr(Examples, "image_bytes", lambda _, i: read.append(i) or b"0")
+    most = []
+
+    def predict(encoded_images):
+        most.append(len(read))
+        return {"captions": np.full(len(encoded_images), b"a dog", object)}
+
+    assert score(predict, EXAMPLES).captions == ["a dog"] * 40
+    assert most == [1, 33, 41]
+
+
 def test_the_report_has_both_searches():
     examples = Examples(["a", "b"], [b"a", b"b"], [("a red cat", "one cat"), ("dogs",)])
     beam = Scores(["one cat", "dogs"], examples, 0.5)
     greedy = Scores(["dogs", "dogs"], examples, 0.25)
-    report = summarize({"greedy": greedy, "beam": beam}, [("dogs", "two dogs")])
+    report = summarize({"greedy": greedy, "beam": beam}, ["dogs", "two dogs"])
     assert report["images"] == 2
     assert (report["images_per_second"], report["greedy"]["images_per_second"]) == (
         4,

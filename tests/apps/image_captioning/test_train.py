@@ -94,7 +94,13 @@ def test_pretrained_features_are_computed_once_and_removed(
     assert datasets.sizes(load_examples(config))["validation"] == 3
     # Self-critical training has another loss, which could not be compared.
     assert list(phases) == ["training"]
-    assert "no self-critical epochs: they need at least 10" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no self-critical epochs: they need at least 10" in out
+    numbers = ", ".join(
+        f"{split} {sum(map(len, examples.captions))}"
+        for split, examples in load_examples(config).items()
+    )
+    assert f"\n  captions: {numbers}\n" in out
     phase = phases["training"]
     assert phase["has_features"]
     assert "features" in phase["folders"]
