@@ -12,11 +12,11 @@ from apps.common.digit_scenes import (
 from apps.common.images import encode_png
 
 SCENE_PIXELS = 64  # Height and width of a scene.
-SMALL = (14, 18)  # Heights of small digits, from and to.
-LARGE = (26, 30)
+SMALL = (18, 21)  # Heights of small digits, from and to.
+LARGE = (28, 31)
 DIGITS = [num2words(digit) for digit in range(10)]
 SIZES = {"small": SMALL, "large": LARGE}
-MAX_DEGREES = 15  # By which digits are turned.
+MAX_DEGREES = 8  # By which digits are turned.
 # Pixels by which a digit may lie beside the common row or column of both.
 MAX_SHIFT = 4
 # How the first digit of a caption lies to the second one.
