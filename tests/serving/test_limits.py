@@ -16,6 +16,7 @@ from serving import rest
 from serving.config import ModelConfig
 from serving.embedded import Settings, served
 from serving.inference import Limits
+from serving.saved_model import SavedModel
 from tests.serving.client import client_of, eventually, started
 from tests.serving.saved_models import save, save_numbered
 
@@ -303,6 +304,27 @@ def test_an_answer_that_takes_too_long_is_given_up(folder):
         )
         # The computation ends, too.
         eventually(lambda: client.predict("slow", {"instances": [1.0]}).status == 200)
+
+
+def test_a_model_with_loops_keeps_its_timeout_after_many_fast_calls(folder):
+    with serve(folder, timeout_seconds=0.5) as ports:
+        client = client_of(ports)
+        for _ in range(300):
+            assert client.predict("slow", {"instances": [0.0]}).status == 200
+        assert client.predict("slow", {"instances": [1e4]}).status == 504
+
+
+def test_signatures_with_loops_are_not_run_in_the_event_loop(folder, tmp_path):
+    dense = tf.keras.layers.Dense(3, "relu")
+    tf.keras.Sequential([tf.keras.Input((16,)), dense]).export(tmp_path, verbose=False)
+    for path, is_bounded in (
+        (tmp_path, True),
+        (folder / "model/1", True),
+        (folder / "slow/1", False),
+    ):
+        saved_model = SavedModel(path, 60)
+        assert saved_model.is_bounded("serving_default") == is_bounded
+        saved_model.close()
 
 
 def test_sigterm_answers_open_requests_first(folder, tmp_path):
