@@ -87,6 +87,7 @@ class Models:
         self._versions: dict[str, dict[int, Version]] = {}
         self._loader = ThreadPoolExecutor(1, "load")
         self._lock = asyncio.Lock()
+        self._refreshes: set[asyncio.Task[None]] = set()
 
     # Looking up.
 
@@ -201,7 +202,16 @@ class Models:
         self._loader.shutdown()
 
     async def refresh(self) -> None:
-        """Looks at the folders once: loads what is new, then unloads the rest."""
+        """Looks at the folders once: loads what is new, then unloads the rest.
+
+        What it began goes on if the caller is cancelled.
+        """
+        task = asyncio.create_task(self._refresh())
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
+        await asyncio.shield(task)
+
+    async def _refresh(self) -> None:
         async with self._lock:
             for name in {*self._versions, *self._configs}:
                 await self._refresh_model(name, self._configs.get(name))

@@ -1,6 +1,8 @@
 """Versions: which are served, and how they come and go."""
 
+import asyncio
 import shutil
+import threading
 
 import grpc
 import pytest
@@ -9,6 +11,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
 from serving.config import BadInput, ModelConfig
 from serving.embedded import Settings, served
+from serving.models import Models
 from tests.serving.client import client_of, eventually
 from tests.serving.saved_models import publish, retract, save_numbered, write_warm_up
 
@@ -220,6 +223,25 @@ def test_a_change_waits_for_the_models(client, sources, tmp_path):
     assert waiting.result().status.error_code == 0
     assert answer(client, "late") == 3
     assert answer(client) == 1
+
+
+def test_a_load_goes_on_after_its_client_has_left(model):
+    is_loading, may_load = threading.Event(), threading.Event()
+
+    def load(path):
+        is_loading.set()
+        may_load.wait()
+
+    async def run():
+        models = Models(load)
+        change = asyncio.create_task(models.configure([ModelConfig("model", model)]))
+        await asyncio.to_thread(is_loading.wait)
+        change.cancel()
+        may_load.set()
+        await models.refresh()
+        return models.statuses("model")[0].state
+
+    assert asyncio.run(run()) == "AVAILABLE"
 
 
 @pytest.mark.parametrize("exists", [False, True])
