@@ -118,7 +118,7 @@ def read_rows(rows: list[Any], inputs: Mapping[str, tf.DType]) -> Arrays:
     Raises:
         ServingError: An instance has another shape, other names or other types.
     """
-    if not isinstance(rows[0], dict) and len(inputs) > 1:
+    if not _is_row_object(rows[0]) and len(inputs) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple "
             "input tensors required as per tensorinfo_map"
@@ -530,13 +530,14 @@ def read_proto(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     try:
         size = tf.as_dtype(proto.dtype).size or 8
         if (
-            proto.tensor_shape.unknown_rank
+            proto.dtype not in _PROTO_FIELDS
+            or proto.tensor_shape.unknown_rank
             or min(sizes, default=0) < 0
             or len(sizes) > MAX_RANK
             or math.prod(sizes) * size > MAX_TENSOR_BYTES
         ):
             raise ValueError
-        if not proto.tensor_content and proto.dtype in _PROTO_FIELDS:
+        if not proto.tensor_content:
             values = getattr(proto, _PROTO_FIELDS[proto.dtype])
             if not len(values):  # The server's tensors begin as zeros.
                 return _zeros(sizes, tf.as_dtype(proto.dtype))

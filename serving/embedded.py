@@ -80,7 +80,7 @@ class Server:
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level=logging.CRITICAL,
+                log_level=logging.ERROR,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -17,6 +18,8 @@ from serving import codec, json_text
 from serving.inference import CLASSIFY, REGRESS, Inference, signature_of, use
 from serving.models import Version
 from serving.status import HTTP_STATUS, ServingError, invalid
+
+log = logging.getLogger("serving")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -143,6 +146,9 @@ class Rest:
             )
             if method == "OPTIONS":
                 answer = b""
+        except Exception:
+            log.exception("Cannot answer %s %s", method, path)
+            status, answer = 500, json_text.error_body("Internal error")
         headers += [
             (b"content-type", kind),
             (b"content-length", str(0 if method == "HEAD" else len(answer)).encode()),

@@ -86,12 +86,17 @@ class Function:
         start = time.perf_counter()
         with tensorflow_errors():
             try:
-                return call(*arrays)
+                outputs = call(*arrays)
             except ValueError as error:  # What the bindings refuse to convert.
                 raise invalid(str(error)) from None
             finally:
                 seconds = time.perf_counter() - start
                 self._slowest = max(seconds, self._slowest * _FORGETTING)
+        # A scalar string comes without an array.
+        return [
+            np.array(output, object) if isinstance(output, bytes) else output
+            for output in outputs
+        ]
 
     @property
     def could_be_quick(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from serving import rest
+from serving import codec, rest
 from serving.config import ModelConfig
 from serving.embedded import Settings, served
 from serving.inference import Limits
@@ -167,12 +167,33 @@ def test_malformed_requests_do_no_harm(client, server):
         (b'{"a":' * 100_000, "JSON Parse error: Nesting of more than 256 levels."),
         (b'{"inputs": [' + b"1," * 10_000 + b"]}", "JSON Parse error: Invalid value."),
     ],
-    ids=["lists", "dimensions", "objects", "a comma too many"],
+    ids=["open lists", "dimensions", "open objects", "a comma too many"],
 )
-def test_deep_json_is_refused(client, body, message):
+def test_wrong_json_is_refused(client, body, message):
     answer = client.predict("model", body)
     assert answer.status == 400
     assert message in answer.error
+
+
+@pytest.mark.parametrize("depth", [257, 300, 500, 900, 1000])
+@pytest.mark.parametrize(
+    ("start", "value", "end"),
+    [("[", "1", "]"), ('{"a":', "1", "}"), ('{"a":[1,', "[]", "]}"), ('{"a":', "", "")],
+)
+def test_deep_json_is_refused(client, start, value, end, depth):
+    text = start * depth + value + end * depth
+    for body in (text, f'{{"instances": {text}}}', f'{{"x": 1, "inputs": [1, {text}]}}'):
+        answer = client.predict("model", body)
+        assert answer.status == 400
+        assert "JSON Parse error: Nesting of more than 256 levels." in answer.error
+
+
+def test_a_bug_is_answered_and_logged(folder, monkeypatch, caplog):
+    monkeypatch.setattr(codec, "read_rows", None)
+    with serve(folder) as ports:
+        answer = client_of(ports).predict("model", GOOD)
+    assert (answer.status, answer.error) == (500, "Internal error")
+    assert "Traceback" in caplog.text
 
 
 def peak_memory(process):
@@ -222,9 +243,18 @@ def test_grpc_garbage_does_no_harm(client):
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "model"
-    request.inputs["x"].dtype = 1
     request.inputs["x"].tensor_shape.dim.add(size=1)
     request.inputs["x"].float_val.append(1.0)
+    for content in (b"", b"1234", b"x" * 100):
+        request.inputs["x"].tensor_content = content
+        for dtype in range(131):
+            request.inputs["x"].dtype = dtype
+            if dtype != 1 or len(content) == 100:
+                with pytest.raises(grpc.RpcError) as error:
+                    client.predictions.Predict(request)
+                assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    request.inputs["x"].tensor_content = b""
+    request.inputs["x"].dtype = 1
     assert client.predictions.Predict(request).outputs["y"].float_val[0] == 1.0
 
 

@@ -6,6 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+
+from serving.config import ModelConfig
+from serving.embedded import Settings, served
+from tests.serving.client import client_of
+from tests.serving.saved_models import save
 
 ROW = [float(number) for number in range(1, 17)]
 
@@ -184,6 +191,7 @@ def test_several_inputs_need_exactly_their_names(server):
         ({"x": x}, "keys must be equal to: img_bytes,x"),
         ({"x": x, "img_bytes": image, "y": 1}, "does not have named input: y"),
         (x, "instances is a plain list, but expecting list of objects"),
+        (image, "instances is a plain list, but expecting list of objects"),
     ):
         answer = server.predict("zoo", {"instances": [instance]})
         assert answer.status == 400
@@ -289,6 +297,26 @@ def test_floats_have_as_few_digits_as_they_need(server, value, text):
     assert b"[" + text + b"]" in server.predict("edge", request).body.replace(
         b"\n", b""
     ).replace(b" ", b"")
+
+
+class Joined(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
+    def __call__(self, x):
+        return {"y": tf.strings.reduce_join(x), "y_bytes": tf.strings.reduce_join(x)}
+
+
+def test_a_string_may_be_a_scalar(tmp_path):
+    save(Joined(), tmp_path / "model/1")
+    models = [ModelConfig("model", tmp_path / "model")]
+    with served(Settings(models, rest_port=0, grpc_port=0)) as ports:
+        client = client_of(ports)
+        answer = client.predict("model", {"inputs": ["a", "b"]})
+        assert answer.json["outputs"] == {"y": "ab", "y_bytes": {"b64": "YWI="}}
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "model"
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto([b"a", b"b"]))
+        answer = client.predictions.Predict(request)
+        assert tf.make_ndarray(answer.outputs["y"]) == b"ab"
 
 
 # Classify and regress.
