@@ -42,13 +42,17 @@ _METHODS = {"classify": ("Classify", CLASSIFY), "regress": ("Regress", REGRESS)}
 MAX_HEADER_BYTES = 64 << 10
 # How long a client may take to send the head of a request, in seconds.
 HEADER_SECONDS = 30.0
-# Of a body that is too large, this many times the limit is read and dropped, so that
-# clients that send before they read get the answer.
+# How long a client may leave an answer unread, in seconds.
+WRITE_SECONDS = 60.0
+# How much of an oversized body is read and dropped, as a multiple of the limit. Clients
+# that send before they read get the answer.
 _DROPPED_LIMITS = 4
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP, with bounds on the size and the duration of a request's head."""
+    """HTTP, with bounds on a request's head and on the time to read an answer."""
+
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for the first request."""
@@ -77,7 +81,23 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the connection."""
         self._end_head()
+        self._end_wait()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begins to wait for a client that does not read."""
+        super().pause_writing()
+        self._end_wait()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Ends the wait."""
+        self._end_wait()
+        super().resume_writing()
+
+    def _end_wait(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
 
     def _begin_head(self) -> None:
         self._in_head = True
