@@ -19,6 +19,8 @@ Arrays = dict[str, np.ndarray]
 MAX_RANK = 64  # What NumPy has.
 MAX_TENSOR_BYTES = 1 << 30  # A few bytes of TensorProto can stand for any number.
 _BASE64 = {"b64"}
+# Those that the server reads from JSON; uint16 is not among them.
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 _INT32 = np.iinfo(np.int32)
 # The names that messages of the server have.
 _NAMES = {"float16": "half", "float32": "float", "float64": "double"}
@@ -203,7 +205,7 @@ def _read_regular(
     elif dtype in (tf.float32, tf.float64):
         if not types <= {int, float}:
             return None
-    elif not (types <= {int} and dtype.is_integer and _fit(level, dtype)):
+    elif not (types <= {int} and dtype.name in _INTEGERS and _fit(level, dtype)):
         return None
     return _array(level, shape, dtype)
 
@@ -275,7 +277,7 @@ def _read_leaf(value: Any, dtype: tf.DType) -> Any:
         is_right = isinstance(value, bool)
     elif dtype in (tf.float32, tf.float64):
         is_right = type(value) in (int, float)
-    elif dtype.name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"):
+    elif dtype.name in _INTEGERS:
         is_right = type(value) is int and _fit([value], dtype)
     elif isinstance(value, dict):
         is_right = False
@@ -388,7 +390,7 @@ def write_rows(outputs: Arrays) -> str:
             a type that JSON does not have.
     """
     size = None
-    for name, array in outputs.items():
+    for name, array in sorted(outputs.items(), reverse=True):
         if array.ndim == 0:
             raise invalid(f"Tensor name: {name} has no shape information ")
         if size not in (None, len(array)):

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterator,
     Mapping,
@@ -79,7 +78,7 @@ class Inference:
         # Large requests are read one by one, since that takes a multiple of their size.
         self._reader = ThreadPoolExecutor(1, "read")
         self._batching = (
-            Batching(batching, self._run_in_thread, metrics) if batching else None
+            Batching(batching, self._start, metrics) if batching else None
         )
         self._num_requests = 0
         self._num_calls = 0
@@ -122,6 +121,10 @@ class Inference:
             raise ServingError(code, "Timed out waiting for notification") from None
         except ServingError as error:
             code = error.code
+            raise
+        except BaseException as error:
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            code = StatusCode.CANCELLED if is_cancelled else StatusCode.UNKNOWN
             raise
         finally:
             self._num_requests -= 1
@@ -214,11 +217,6 @@ class Inference:
         if not call.cancelled():
             call.exception()  # Nobody may be left to read it.
 
-    def _run_in_thread(
-        self, function: Function, arrays: list[np.ndarray]
-    ) -> Awaitable[list[np.ndarray]]:
-        return self._start(function, arrays)
-
     async def run_examples(
         self,
         version: Version,
@@ -308,9 +306,12 @@ def _describe(signature: meta_graph_pb2.SignatureDef) -> str:
     return f"goo.gle/debugproto  \n{text_format.MessageToString(signature)}"
 
 
-def _check_examples_input(signature: meta_graph_pb2.SignatureDef, kind: str) -> None:
+def _check_num_inputs(signature: meta_graph_pb2.SignatureDef) -> None:
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
+
+
+def _check_input_name(signature: meta_graph_pb2.SignatureDef, kind: str) -> None:
     if "inputs" not in signature.inputs:
         raise ServingError(
             StatusCode.FAILED_PRECONDITION,
@@ -319,11 +320,12 @@ def _check_examples_input(signature: meta_graph_pb2.SignatureDef, kind: str) -> 
 
 
 def _check_classifier(signature: meta_graph_pb2.SignatureDef) -> None:
+    _check_num_inputs(signature)
     if len(signature.outputs) not in (1, 2):
         raise invalid(
             f"Expected one or two output Tensors, found {len(signature.outputs)}"
         )
-    _check_examples_input(signature, "classification")
+    _check_input_name(signature, "classification")
     if not {"classes", "scores"} & set(signature.outputs):
         raise ServingError(
             StatusCode.FAILED_PRECONDITION,
@@ -333,9 +335,10 @@ def _check_classifier(signature: meta_graph_pb2.SignatureDef) -> None:
 
 
 def _check_regressor(signature: meta_graph_pb2.SignatureDef) -> None:
+    _check_num_inputs(signature)
     if len(signature.outputs) != 1:
         raise invalid("Expected one output Tensor.")
-    _check_examples_input(signature, "regression")
+    _check_input_name(signature, "regression")
     if "outputs" not in signature.outputs:
         raise ServingError(
             StatusCode.FAILED_PRECONDITION,

@@ -246,7 +246,7 @@ def pretty(value: Any, indent: int = 0) -> str:
 
     Args:
         value: What `parse` returned.
-        indent: Levels of indentation of the lines after the first.
+        indent: Levels of indentation of the lines after the first. Arrays count, too.
     """
     if isinstance(value, dict):
         if not value:
@@ -258,7 +258,7 @@ def pretty(value: Any, indent: int = 0) -> str:
         ]
         return "{\n" + ",\n".join(lines) + "\n" + "    " * indent + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(pretty(item, indent) for item in value) + "]"
+        return "[" + ", ".join(pretty(item, indent + 1) for item in value) + "]"
     if isinstance(value, str):
         return quote(value)
     if isinstance(value, float) and math.isfinite(value):

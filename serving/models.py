@@ -100,8 +100,8 @@ class Models:
             ServingError: There is none.
         """
         config = self._configs.get(name)
-        if label is not None and config is not None:
-            number = config.labels.get(label)
+        if label is not None:
+            number = config.labels.get(label) if config else None
             if number is None:
                 raise ServingError(
                     StatusCode.INVALID_ARGUMENT,
@@ -179,13 +179,13 @@ class Models:
                 )
             await asyncio.sleep(poll_seconds)
             await self.refresh()
-        names = {config.name for config in configs}
-        for version in self.failures():
-            if version.name in names and version.error:
-                raise ServingError(
-                    version.error.code,
-                    f"{version.name} version {version.number}: {version.error.message}",
-                )
+        for config in configs:
+            for number in _wanted(config):
+                error = self._versions[config.name][number].error
+                if error:
+                    raise ServingError(
+                        error.code, f"{config.name} version {number}: {error.message}"
+                    )
 
     async def watch(self, poll_seconds: float) -> None:
         """Loads new versions and unloads removed ones until it is cancelled."""
@@ -232,8 +232,6 @@ class Models:
             is_spare = number not in wanted and (is_served or number not in there)
             if version.state == AVAILABLE and is_spare:
                 await self._unload_version(version)
-        if config is None and all(each.state == END for each in versions.values()):
-            del self._versions[name]
 
     async def _load_version(self, version: Version, path: Path) -> None:
         version.state = LOADING

@@ -277,16 +277,17 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
 
     @_answered
     async def HandleReloadConfigRequest(self, request: Any) -> Any:  # noqa: N802
+        if not request.config.HasField("model_config_list"):
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
         try:
             configs = model_configs(request.config)
         except ValueError as error:
             raise invalid(str(error)) from None
+        await self._models.configure_and_wait(configs, self._poll_seconds)
         response = model_management_pb2.ReloadConfigResponse()
-        try:
-            await self._models.configure_and_wait(configs, self._poll_seconds)
-        except ServingError as error:
-            response.status.error_code = error.code.value[0]
-            response.status.error_message = error.message
         response.status.SetInParent()
         return response
 
@@ -295,8 +296,10 @@ def _wanted(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     """Returns name, version and label of a `ModelSpec`."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    number = spec.version.value if spec.HasField("version") else None
-    return spec.name, number, spec.version_label or None
+    choice = spec.WhichOneof("version_choice")
+    number = spec.version.value if choice == "version" else None
+    label = spec.version_label if choice == "version_label" else None
+    return spec.name, number, label
 
 
 def _model_spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:

@@ -9,8 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
+from serving import codec
 from serving.config import ModelConfig
 from serving.embedded import Settings, served
+from serving.status import ServingError
 from tests.serving.client import client_of
 from tests.serving.saved_models import save
 
@@ -72,6 +74,12 @@ def test_names_and_labels_are_decoded(server):
         "Servable not found for request: Latest(../../etc/passwd)",
         404,
     )
+
+
+def test_a_model_that_is_not_there_has_no_labels(server):
+    message = "Unrecognized servable version label: x"
+    refused(server.predict("nope/labels/x", {"instances": [1]}), message)
+    refused(server.get("nope/labels/x/metadata"), message)
 
 
 def test_a_version_beyond_64_bits_is_refused(server):
@@ -248,6 +256,12 @@ def test_numbers_have_the_types_of_the_signature(server, signature, text, expect
         assert (answer.status, answer.json) == (200, {"outputs": expected})
 
 
+def test_no_uint16_is_read_from_json():
+    for value in ([1], ["a"], 1):
+        with pytest.raises(ServingError, match="Conversion of JSON Value: .* uint16"):
+            codec.read_tensor(value, tf.uint16)
+
+
 def test_a_failed_assertion_of_the_graph_is_quoted(server):
     answer = server.predict(
         "edge", {"signature_name": "asrt", "inputs": [[-1.0, -1.0]]}
@@ -263,7 +277,8 @@ def test_outputs_of_different_batch_sizes_have_no_rows(server):
     request = {"signature_name": "mism", "instances": [1.0, 2.0]}
     answer = server.predict("edge", request)
     assert answer.status == 400
-    assert "has inconsistent batch size: " in answer.error
+    message = "Tensor name: y has inconsistent batch size: 1 expecting: 2"
+    assert answer.error == message
     request["inputs"] = request.pop("instances")
     answer = server.predict("edge", request)
     assert (answer.status, {*answer.json["outputs"]}) == (200, {"y", "z"})
@@ -347,6 +362,11 @@ def test_wrong_examples_are_refused(server, verb, request_, message):
     answer = server.post(f"zoo:{verb}", {"signature_name": "reg", **request_})
     assert answer.status == 400
     assert message in answer.error
+
+
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_the_number_of_inputs_is_checked_first(server, verb):
+    refused(server.post(f"zoo:{verb}", {"examples": [{}]}), "Expected one input Tensor.")
 
 
 def test_the_context_is_part_of_each_example(server):

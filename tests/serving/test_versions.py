@@ -144,7 +144,7 @@ def test_a_warm_up_is_answered_before_clients_are(client, model, sources, tmp_pa
 
 
 def test_folders_that_are_no_numbers_are_ignored(sources, tmp_path):
-    for name in ("0003", "new", "2x", "-1", "1.5"):
+    for name in ("0003", "new", "2x", "-1", "1.5", str(2**63), "9" * 200):
         publish(sources[3], tmp_path / "model" / name)
     (tmp_path / "model/4").write_text("a file")
     with serve(ModelConfig("model", tmp_path / "model")) as ports:
@@ -210,7 +210,31 @@ def test_a_client_can_change_the_models(client, model, sources, tmp_path):
     request = reload_request(tmp_path, "other")
     assert client.models.HandleReloadConfigRequest(request).status.error_code == 0
     assert answer(client, "other") == 2
-    assert client.get("model").status == 404
+    assert client.states("model") == {1: "END"}
+    assert client.predict("model", {"instances": [0.0]}).status == 404
+    back = reload_request(tmp_path, "model")
+    assert client.models.HandleReloadConfigRequest(back).status.error_code == 0
+    assert answer(client) == 1
+
+
+def test_a_change_that_fails_is_an_error(client, sources, tmp_path):
+    (tmp_path / "model/2").mkdir()
+    changes = (
+        (reload_request(tmp_path, "model"), "NOT_FOUND", "model version 2: Could not"),
+        (
+            model_management_pb2.ReloadConfigRequest(),
+            "INVALID_ARGUMENT",
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported",
+        ),
+    )
+    for request, code, message in changes:
+        with pytest.raises(grpc.RpcError, match=message) as error:
+            client.models.HandleReloadConfigRequest(request)
+        assert error.value.code() == grpc.StatusCode[code]
+    publish(sources[3], tmp_path / "model/3")  # The broken version does not matter now.
+    client.models.HandleReloadConfigRequest(changes[0][0])
+    assert answer(client) == 3
 
 
 def test_a_change_waits_for_the_models(client, sources, tmp_path):
