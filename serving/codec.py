@@ -17,7 +17,6 @@ from serving.status import ServingError, invalid
 Arrays = dict[str, np.ndarray]
 
 MAX_RANK = 64  # What NumPy has.
-MAX_TENSOR_BYTES = 1 << 30  # A few bytes of TensorProto can stand for any number.
 _BASE64 = {"b64"}
 # Those that the server reads from JSON; uint16 is not among them.
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
@@ -518,6 +517,17 @@ def _finite_text(text: str) -> str:
 # TensorProto.
 
 
+def declared_bytes(proto: tensor_pb2.TensorProto) -> int:
+    """Returns the size of a `TensorProto` in memory.
+
+    A few bytes can stand for any number of values.
+    """
+    size = math.prod(dimension.size for dimension in proto.tensor_shape.dim)
+    if proto.dtype not in _PROTO_FIELDS:
+        return 0
+    return max(size, 0) * (tf.as_dtype(proto.dtype).size or 8)
+
+
 def read_proto(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     """Returns the array of a `TensorProto`.
 
@@ -530,13 +540,11 @@ def read_proto(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     """
     sizes = [dimension.size for dimension in proto.tensor_shape.dim]
     try:
-        size = tf.as_dtype(proto.dtype).size or 8
         if (
             proto.dtype not in _PROTO_FIELDS
             or proto.tensor_shape.unknown_rank
             or min(sizes, default=0) < 0
             or len(sizes) > MAX_RANK
-            or math.prod(sizes) * size > MAX_TENSOR_BYTES
         ):
             raise ValueError
         if not proto.tensor_content:

@@ -80,6 +80,8 @@ class Inference:
         self._batching = (
             Batching(batching, self._start, metrics) if batching else None
         )
+        self._turn = asyncio.Lock()
+        self._num_bytes = 0
         self._num_requests = 0
         self._num_calls = 0
 
@@ -135,6 +137,41 @@ class Inference:
                     model_name[0], api, entrypoint, value=microseconds
                 )
 
+    def add_bytes(self, size: int) -> bool:
+        """Counts bytes of requests that are in memory, if they are not too many.
+
+        Args:
+            size: How many; negative if they are no longer there.
+
+        Returns:
+            Whether they are counted.
+        """
+        if size > 0 and self._num_bytes + size > 4 * self.limits.max_body_bytes:
+            return False
+        self._num_bytes += size
+        return True
+
+    @contextlib.contextmanager
+    def counted(self, size: int) -> Iterator[None]:
+        """Counts bytes inside the `with` block.
+
+        Raises:
+            ServingError: They are too many.
+        """
+        if not self.add_bytes(size):
+            raise too_many_bytes()
+        try:
+            yield
+        finally:
+            self.add_bytes(-size)
+
+    def turn(self, size: int) -> contextlib.AbstractAsyncContextManager[None]:
+        """Lets large requests pass one at a time.
+
+        Parsed JSON takes a multiple of its size, so only one request may have some.
+        """
+        return self._turn if size > SMALL else contextlib.nullcontext()
+
     async def convert(
         self, size: int, function: Callable[..., Result], *arguments: Any
     ) -> Result:
@@ -175,7 +212,7 @@ class Inference:
         types = list(saved_model.input_types(signature_name).values())
         check_types(types, arrays)
         if fault := saved_model.fault(signature_name):
-            raise fault
+            raise fault.with_traceback(None)  # It would grow with each request.
         function = saved_model.function(signature_name, tuple(outputs))
         start = time.perf_counter()
         if self._batching and arrays:
@@ -260,6 +297,14 @@ class Inference:
         self.metrics.example_counts.add(version.name, value=len(examples))
         self.metrics.example_count_total.add(version.name, count=len(examples))
         return results
+
+
+def too_many_bytes() -> ServingError:
+    """Returns the error of a request that does not fit into memory beside the others."""
+    return ServingError(
+        StatusCode.UNAVAILABLE,
+        "The server receives too many large requests; try again later",
+    )
 
 
 def signature_of(

@@ -146,11 +146,16 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
                     f'Serving signature key "{signature_name}" not found.',
                 )
             signature = saved_model.signatures[signature_name]
-            arrays = await inference.convert(
-                request.ByteSize(), read_inputs, request.inputs, signature
-            )
-            names = filter_outputs(request.output_filter, signature)
-            outputs = await inference.run(version, signature_name, arrays, names)
+            size = _check_size(request.inputs, inference.limits.max_body_bytes)
+            size = max(size, request.ByteSize())
+            with inference.counted(size):
+                async with inference.turn(size):
+                    arrays = await inference.convert(
+                        size, read_inputs, request.inputs, signature
+                    )
+                names = filter_outputs(request.output_filter, signature)
+                outputs = await inference.run(version, signature_name, arrays, names)
+                del arrays
         response = predict_pb2.PredictResponse(
             model_spec=_model_spec(version, signature_name)
         )
@@ -310,6 +315,16 @@ def _model_spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
 
 def _set(names: Any) -> str:
     return f"{{{','.join(sorted(names))}}}"
+
+
+def _check_size(inputs: Any, max_bytes: int) -> int:
+    """Returns how many bytes the arrays of a request take."""
+    size = 0
+    for name, proto in inputs.items():
+        size += codec.declared_bytes(proto)
+        if size > max_bytes:
+            raise invalid(f"tensor parsing error: {name}")
+    return size
 
 
 def read_inputs(inputs: Any, signature: Any) -> list[np.ndarray]:

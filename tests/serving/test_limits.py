@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -212,6 +213,97 @@ def test_large_bodies_are_refused_and_not_kept(client, server):
         assert answer.status == 413
         assert answer.error == f"The body is larger than {limit} bytes"
     assert peak_memory(process) < before + 2 * limit
+
+
+def tensor_request(size, value=1.0, model="model"):
+    """Returns a request of one value that is repeated."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add(size=size)
+    request.inputs["x"].float_val.append(value)
+    return request
+
+
+def test_a_small_message_for_a_large_tensor_is_refused(client):
+    predict = client.predictions.Predict
+    assert len(predict(tensor_request(4 * MEGABYTE)).outputs["y"].float_val) > 0
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
+        predict(tensor_request(16 * MEGABYTE + 1))
+
+
+def test_tensors_of_several_clients_have_a_limit_together(folder):
+    # One takes 400 of 1600 bytes.
+    with serve(folder, max_body_bytes=400) as ports, ThreadPoolExecutor(4) as pool:
+        client = client_of(ports)
+
+        def ask(value):
+            return client.predictions.Predict(tensor_request(100, value, "slow"))
+
+        slow = [pool.submit(ask, 10_000.0) for _ in range(4)]
+
+        def is_refused():
+            try:
+                ask(0.0)
+            except grpc.RpcError as error:
+                return error.code() == grpc.StatusCode.UNAVAILABLE
+
+        eventually(is_refused)
+        for answer in slow:
+            assert list(answer.result().outputs["y"].float_val) == [10_000.0] * 100
+        ask(0.0)
+
+
+def test_large_requests_are_parsed_one_at_a_time(folder, monkeypatch):
+    parsed, most = [], []
+    parse, read_rows = codec.json_text.parse, codec.read_rows
+
+    def parse_slowly(body):
+        parsed.append(body)
+        most.append(len(parsed))
+        time.sleep(0.05)  # Long enough for the others to arrive.
+        return parse(body)
+
+    def read_and_forget(*arguments):
+        parsed.pop()
+        return read_rows(*arguments)
+
+    monkeypatch.setattr(codec.json_text, "parse", parse_slowly)
+    monkeypatch.setattr(codec, "read_rows", read_and_forget)
+    with serve(folder) as ports, ThreadPoolExecutor(6) as pool:
+        client = client_of(ports)
+        request = {"instances": [0.0] * 5000}
+        answers = pool.map(lambda _: client.predict("model", request), range(6))
+        assert [answer.status for answer in answers] == [200] * 6
+    assert most == [1] * 6
+
+
+def test_bodies_count_until_they_are_answered(folder):
+    with serve(folder, max_body_bytes=100) as ports, ThreadPoolExecutor(4) as pool:
+        client = client_of(ports)
+        body = json.dumps({"instances": [10_000.0]}).ljust(100)
+        slow = [pool.submit(client.predict, "slow", body) for _ in range(4)]
+        good = json.dumps(GOOD).ljust(100)
+        eventually(lambda: client.predict("model", good).status == 503)
+        assert [each.result().status for each in slow] == [200] * 4
+        assert client.predict("model", good).status == 200
+
+
+def test_a_client_that_does_not_read_is_dropped(folder, monkeypatch):
+    monkeypatch.setattr(rest, "WRITE_SECONDS", 0.2)
+    with serve(folder) as ports:
+        host, port = client_of(ports).rest.split(":")
+        body = json.dumps({"instances": [0.0] * 2_000_000}).encode()
+        head = "POST /v1/models/model:predict HTTP/1.1\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port)), 30) as connection:
+            connection.sendall(head.encode() + body)
+            answer = connection.recv(1000)
+            time.sleep(1)
+            while part := connection.recv(1 << 20):
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert not answer.endswith(b"}")
 
 
 def test_a_small_file_that_unpacks_to_a_large_one_is_refused(client):
