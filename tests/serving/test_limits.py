@@ -449,16 +449,32 @@ def test_signatures_with_loops_are_not_run_in_the_event_loop(folder, tmp_path):
         saved_model.close()
 
 
+def is_refused(host, port):
+    try:
+        socket.create_connection((host, port)).close()
+    except ConnectionRefusedError:
+        return True
+
+
 def test_sigterm_answers_open_requests_first(folder, tmp_path):
     with started(folder) as (client, process):
-        with ThreadPoolExecutor(1) as pool:
-            open_request = pool.submit(client.predict, "slow", {"instances": [3000.0]})
+        host, port = client.rest.split(":")
+        body = json.dumps(GOOD).encode()
+        head = "POST /v1/models/model:predict HTTP/1.1\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port)), 60) as connection:
+            connection.sendall(head.encode() + body[:5])
+            slow = tensor_request(1, 10_000.0, "slow")
+            answer = client.predictions.Predict.future(slow, timeout=60)
             eventually(lambda: psutil.Process(process.pid).cpu_percent(0.1) > 50)
             process.terminate()
-            assert open_request.result().status == 200
+            eventually(lambda: is_refused(host, int(port)))
+            assert not answer.done()
+            time.sleep(0.5)
+            connection.sendall(body[5:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert list(answer.result().outputs["y"].float_val) == [10_000.0]
         assert process.wait(timeout=60) == 0
-        with pytest.raises(ConnectionRefusedError):
-            client.get("model")
     assert not any("Traceback" in line for line in process.lines), process.lines
 
 

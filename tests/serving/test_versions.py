@@ -6,6 +6,7 @@ import threading
 
 import grpc
 import pytest
+import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
@@ -13,7 +14,13 @@ from serving.config import BadInput, ModelConfig
 from serving.embedded import Settings, served
 from serving.models import Models
 from tests.serving.client import client_of, eventually
-from tests.serving.saved_models import publish, retract, save_numbered, write_warm_up
+from tests.serving.saved_models import (
+    publish,
+    retract,
+    save,
+    save_numbered,
+    write_warm_up,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +35,18 @@ def model(sources, tmp_path):
     """The folder of a model with version 1."""
     publish(sources[1], tmp_path / "model/1")
     return tmp_path / "model"
+
+
+class Counting(tf.Module):
+    """Answers with the number of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        return {"y": 0.0 * x + self.calls.assign_add(1.0)}
 
 
 def serve(*configs):
@@ -137,10 +156,11 @@ def test_a_version_that_is_copied_slowly_is_not_served_in_part(client, model, so
 
 
 def test_a_warm_up_is_answered_before_clients_are(client, model, sources, tmp_path):
-    shutil.copytree(sources[2], tmp_path / "warm")
+    save(Counting(), tmp_path / "warm")
     write_warm_up(tmp_path / "warm", {"x": [0.5, 1.5]})
     publish(tmp_path / "warm", model / "2")
-    eventually(lambda: answer(client) == 2)
+    eventually(lambda: client.states("model").get(2) == "AVAILABLE")
+    assert answer(client) == 2  # The warm-up was the first call.
 
 
 def test_folders_that_are_no_numbers_are_ignored(sources, tmp_path):
