@@ -470,10 +470,10 @@ def test_sigterm_answers_open_requests_first(folder, tmp_path):
             process.terminate()
             eventually(lambda: is_refused(host, int(port)))
             assert not answer.done()
-            time.sleep(0.5)
+            assert list(answer.result().outputs["y"].float_val) == [10_000.0]
+            time.sleep(0.5)  # A server that did not wait for the body would have ended.
             connection.sendall(body[5:])
             assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
-        assert list(answer.result().outputs["y"].float_val) == [10_000.0]
         assert process.wait(timeout=60) == 0
     assert not any("Traceback" in line for line in process.lines), process.lines
 
