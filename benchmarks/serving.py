@@ -244,7 +244,9 @@ def measure(make_call, num_clients, seconds):
     end = time.perf_counter()
     errors = [client.exception() for client in clients if client.exception()]
     if errors:  # The first reason, not that others stopped waiting for it.
-        raise min(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError))
+        raise min(
+            errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)
+        )
     start = min(client.result() for client in clients)
     return [each for mine in latencies for each in mine], end - start
 

@@ -21,7 +21,7 @@ from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.batching import Batching
-from serving.codec import type_name
+from serving.codec import Arrays, type_name
 from serving.config import BatchingConfig
 from serving.metrics import Metrics
 from serving.models import Models, Version
@@ -34,7 +34,6 @@ REGRESS = "tensorflow/serving/regress"
 # change of threads.
 SMALL = 16 << 10
 Result = TypeVar("Result")
-Arrays = dict[str, np.ndarray]
 
 
 class Limits(NamedTuple):
@@ -77,9 +76,7 @@ class Inference:
         self._threads = ThreadPoolExecutor(num_threads, "infer")
         # Large requests are read one by one, since that takes a multiple of their size.
         self._reader = ThreadPoolExecutor(1, "read")
-        self._batching = (
-            Batching(batching, self._start, metrics) if batching else None
-        )
+        self._batching = Batching(batching, self._start, metrics) if batching else None
         self._turn = asyncio.Lock()
         self._num_bytes = 0
         self._num_requests = 0
@@ -300,7 +297,7 @@ class Inference:
 
 
 def too_many_bytes() -> ServingError:
-    """Returns the error of a request that does not fit into memory beside the others."""
+    """Returns the error of a request that does not fit into memory with others."""
     return ServingError(
         StatusCode.UNAVAILABLE,
         "The server receives too many large requests; try again later",

@@ -76,7 +76,9 @@ def _count_names(value: Any) -> int | None:
         objects = [item for item in level if type(item) is dict]
         count += sum(map(len, objects))
         level = [
-            *itertools.chain.from_iterable(item for item in level if type(item) is list),
+            *itertools.chain.from_iterable(
+                item for item in level if type(item) is list
+            ),
             *itertools.chain.from_iterable(map(dict.values, objects)),
         ]
     return None

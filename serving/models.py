@@ -164,7 +164,7 @@ class Models:
     async def configure_and_wait(
         self, configs: Sequence[ModelConfig], poll_seconds: float
     ) -> None:
-        """Does so, and waits until each model has versions and all are loaded.
+        """Serves these models and waits until each is loaded.
 
         Raises:
             ServingError: A version could not be loaded.

@@ -85,7 +85,7 @@ class Rpc:
 
 
 class _DamagedRequests(grpc.aio.ServerInterceptor):
-    """Refuses bytes that are no message, which the library takes for a bug of ours."""
+    """Answers INVALID_ARGUMENT to bytes that are not a valid message."""
 
     async def intercept_service(
         self,

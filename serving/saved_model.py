@@ -289,7 +289,9 @@ def _inspect(
         reached = list(_reached(meta_graph, signature))
         if fault := next(filter(None, map(_fault, reached)), None):
             faults[name] = fault
-        if not any(_UNBOUNDED_OPS.fullmatch(getattr(each, "op", "")) for each in reached):
+        if not any(
+            _UNBOUNDED_OPS.fullmatch(getattr(each, "op", "")) for each in reached
+        ):
             bounded.add(name)
     return faults, bounded
 

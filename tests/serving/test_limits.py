@@ -183,7 +183,11 @@ def test_wrong_json_is_refused(client, body, message):
 )
 def test_deep_json_is_refused(client, start, value, end, depth):
     text = start * depth + value + end * depth
-    for body in (text, f'{{"instances": {text}}}', f'{{"x": 1, "inputs": [1, {text}]}}'):
+    for body in (
+        text,
+        f'{{"instances": {text}}}',
+        f'{{"x": 1, "inputs": [1, {text}]}}',
+    ):
         answer = client.predict("model", body)
         assert answer.status == 400
         assert "JSON Parse error: Nesting of more than 256 levels." in answer.error

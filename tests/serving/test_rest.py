@@ -258,7 +258,7 @@ def test_numbers_have_the_types_of_the_signature(server, signature, text, expect
 
 def test_no_uint16_is_read_from_json():
     for value in ([1], ["a"], 1):
-        with pytest.raises(ServingError, match="Conversion of JSON Value: .* uint16"):
+        with pytest.raises(ServingError, match=r"Conversion of JSON Value: .* uint16"):
             codec.read_tensor(value, tf.uint16)
 
 
@@ -366,7 +366,9 @@ def test_wrong_examples_are_refused(server, verb, request_, message):
 
 @pytest.mark.parametrize("verb", ["classify", "regress"])
 def test_the_number_of_inputs_is_checked_first(server, verb):
-    refused(server.post(f"zoo:{verb}", {"examples": [{}]}), "Expected one input Tensor.")
+    refused(
+        server.post(f"zoo:{verb}", {"examples": [{}]}), "Expected one input Tensor."
+    )
 
 
 def test_the_context_is_part_of_each_example(server):
