@@ -277,7 +277,7 @@ def test_outputs_of_different_batch_sizes_have_no_rows(server):
     request = {"signature_name": "mism", "instances": [1.0, 2.0]}
     answer = server.predict("edge", request)
     assert answer.status == 400
-    message = "Tensor name: y has inconsistent batch size: 1 expecting: 2"
+    message = "Tensor name: y has inconsistent batch size: 2 expecting: 4"
     assert answer.error == message
     request["inputs"] = request.pop("instances")
     answer = server.predict("edge", request)
