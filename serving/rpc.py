@@ -85,7 +85,7 @@ class Rpc:
 
 
 class _DamagedRequests(grpc.aio.ServerInterceptor):
-    """Refuses bytes that are no message, which the library takes for a bug of ours."""
+    """Answers INVALID_ARGUMENT to bytes that are not a valid message."""
 
     async def intercept_service(
         self,
@@ -146,11 +146,16 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
                     f'Serving signature key "{signature_name}" not found.',
                 )
             signature = saved_model.signatures[signature_name]
-            arrays = await inference.convert(
-                request.ByteSize(), read_inputs, request.inputs, signature
-            )
-            names = filter_outputs(request.output_filter, signature)
-            outputs = await inference.run(version, signature_name, arrays, names)
+            size = _check_size(request.inputs, inference.limits.max_body_bytes)
+            size = max(size, request.ByteSize())
+            with inference.counted(size):
+                async with inference.turn(size):
+                    arrays = await inference.convert(
+                        size, read_inputs, request.inputs, signature
+                    )
+                names = filter_outputs(request.output_filter, signature)
+                outputs = await inference.run(version, signature_name, arrays, names)
+                del arrays
         response = predict_pb2.PredictResponse(
             model_spec=_model_spec(version, signature_name)
         )
@@ -277,16 +282,17 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
 
     @_answered
     async def HandleReloadConfigRequest(self, request: Any) -> Any:  # noqa: N802
+        if not request.config.HasField("model_config_list"):
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
         try:
             configs = model_configs(request.config)
         except ValueError as error:
             raise invalid(str(error)) from None
+        await self._models.configure_and_wait(configs, self._poll_seconds)
         response = model_management_pb2.ReloadConfigResponse()
-        try:
-            await self._models.configure_and_wait(configs, self._poll_seconds)
-        except ServingError as error:
-            response.status.error_code = error.code.value[0]
-            response.status.error_message = error.message
         response.status.SetInParent()
         return response
 
@@ -295,8 +301,10 @@ def _wanted(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     """Returns name, version and label of a `ModelSpec`."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    number = spec.version.value if spec.HasField("version") else None
-    return spec.name, number, spec.version_label or None
+    choice = spec.WhichOneof("version_choice")
+    number = spec.version.value if choice == "version" else None
+    label = spec.version_label if choice == "version_label" else None
+    return spec.name, number, label
 
 
 def _model_spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
@@ -307,6 +315,16 @@ def _model_spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
 
 def _set(names: Any) -> str:
     return f"{{{','.join(sorted(names))}}}"
+
+
+def _check_size(inputs: Any, max_bytes: int) -> int:
+    """Returns how many bytes the arrays of a request take."""
+    size = 0
+    for name, proto in inputs.items():
+        size += codec.declared_bytes(proto)
+        if size > max_bytes:
+            raise invalid(f"tensor parsing error: {name}")
+    return size
 
 
 def read_inputs(inputs: Any, signature: Any) -> list[np.ndarray]:
