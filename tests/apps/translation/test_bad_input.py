@@ -59,8 +59,9 @@ def test_text_files_that_do_not_fit_are_refused(refused, tmp_path):
     (tmp_path / "a.en").write_text("\n\n")
     refused(*train, "--target-data", "a.en", says=["a.de has no sentence with"])
     refused("train", "--data", "b.de", "--target-data", "a.en", says=["no file b.de"])
+    says = ["--target-data ", "/a.en belongs to a text file"]
     for data in (("--data", "b.tsv"), ("numbers",), ("--data", ".")):
-        refused("train", *data, "--target-data", "a.en", says=["--target-data ", "/a.en belongs to a text"])
+        refused("train", *data, "--target-data", "a.en", says=says)
 
 
 def test_folders_that_lack_something_are_refused(refused, tmp_path):
