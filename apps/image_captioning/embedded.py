@@ -55,7 +55,7 @@ def draw_scene(random, digits, labels, backgrounds):
     scene = crop_background(random, backgrounds, SCENE_PIXELS)
     is_stacked = bool(random.integers(2))
     half = SCENE_PIXELS // 2
-    margin = LARGE[1] // 2 + MAX_SHIFT
+    margin = (LARGE[1] + 1) // 2 + MAX_SHIFT
     centre = int(random.integers(margin, SCENE_PIXELS - margin + 1))
     things = []
     for side in range(2):

@@ -243,14 +243,15 @@ def test_tensors_of_several_clients_have_a_limit_together(folder):
     with serve(folder, max_body_bytes=400) as ports, ThreadPoolExecutor(4) as pool:
         client = client_of(ports)
 
-        def ask(value):
-            return client.predictions.Predict(tensor_request(100, value, "slow"))
+        def ask(value, seconds=60):
+            request = tensor_request(100, value, "slow")
+            return client.predictions.Predict(request, timeout=seconds)
 
         slow = [pool.submit(ask, 10_000.0) for _ in range(4)]
 
         def is_refused():
             try:
-                ask(0.0)
+                ask(0.0, seconds=0.1)  # It may have come before the slow ones.
             except grpc.RpcError as error:
                 return error.code() == grpc.StatusCode.UNAVAILABLE
 

@@ -36,7 +36,7 @@ def needs_its_model(record):
 
 
 @needs_recorded
-@pytest.mark.parametrize("record", map(needs_its_model, RECORDS))
+@pytest.mark.parametrize("record", list(map(needs_its_model, RECORDS)))
 def test_a_recorded_request_gets_the_recorded_answer(server, record):
     answer = server.request(
         record["method"], record["path"], content(record, "body"), record["headers"]
