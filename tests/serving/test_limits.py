@@ -240,25 +240,20 @@ def test_a_small_message_for_a_large_tensor_is_refused(client):
 
 def test_tensors_of_several_clients_have_a_limit_together(folder):
     # One takes 400 of 1600 bytes.
-    with serve(folder, max_body_bytes=400) as ports, ThreadPoolExecutor(4) as pool:
+    with serve(folder, max_body_bytes=400) as ports, ThreadPoolExecutor(8) as pool:
         client = client_of(ports)
 
-        def ask(value, seconds=60):
-            request = tensor_request(100, value, "slow")
-            return client.predictions.Predict(request, timeout=seconds)
-
-        slow = [pool.submit(ask, 10_000.0) for _ in range(4)]
-
-        def is_refused():
+        def ask(value):
             try:
-                ask(0.0, seconds=0.1)  # It may have come before the slow ones.
+                client.predictions.Predict(tensor_request(100, value, "slow"))
             except grpc.RpcError as error:
-                return error.code() == grpc.StatusCode.UNAVAILABLE
+                return error.code()
+            return grpc.StatusCode.OK
 
-        eventually(is_refused)
-        for answer in slow:
-            assert list(answer.result().outputs["y"].float_val) == [10_000.0] * 100
-        ask(0.0)
+        codes = list(pool.map(ask, [10_000.0] * 8))
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes.count(grpc.StatusCode.OK) >= 4
+        assert ask(0.0) == grpc.StatusCode.OK
 
 
 def test_large_requests_are_parsed_one_at_a_time(folder, monkeypatch):
@@ -286,14 +281,15 @@ def test_large_requests_are_parsed_one_at_a_time(folder, monkeypatch):
 
 
 def test_bodies_count_until_they_are_answered(folder):
-    with serve(folder, max_body_bytes=100) as ports, ThreadPoolExecutor(4) as pool:
+    # One takes 100 of 400 bytes.
+    with serve(folder, max_body_bytes=100) as ports, ThreadPoolExecutor(8) as pool:
         client = client_of(ports)
         body = json.dumps({"instances": [10_000.0]}).ljust(100)
-        slow = [pool.submit(client.predict, "slow", body) for _ in range(4)]
-        good = json.dumps(GOOD).ljust(100)
-        eventually(lambda: client.predict("model", good).status == 503)
-        assert [each.result().status for each in slow] == [200] * 4
-        assert client.predict("model", good).status == 200
+        answers = pool.map(lambda _: client.predict("slow", body).status, range(8))
+        statuses = list(answers)
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) >= 4
+        assert client.predict("model", GOOD).status == 200
 
 
 def test_a_client_that_does_not_read_is_dropped(folder, monkeypatch):
