@@ -165,24 +165,16 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_answered
     async def Classify(self, request: Any) -> Any:  # noqa: N802
-        response = classification_pb2.ClassificationResponse()
-        async with self._request("Classify", request) as version:
-            results = await self._run_examples(version, request, CLASSIFY, "Classify")
+        spec, results = await self._run_examples(request, CLASSIFY, "Classify")
+        response = classification_pb2.ClassificationResponse(model_spec=spec)
         _write_classifications(results, response.result)
-        response.model_spec.CopyFrom(
-            _model_spec(version, request.model_spec.signature_name or DEFAULT_SIGNATURE)
-        )
         return response
 
     @_answered
     async def Regress(self, request: Any) -> Any:  # noqa: N802
-        response = regression_pb2.RegressionResponse()
-        async with self._request("Regress", request) as version:
-            results = await self._run_examples(version, request, REGRESS, "Regress")
+        spec, results = await self._run_examples(request, REGRESS, "Regress")
+        response = regression_pb2.RegressionResponse(model_spec=spec)
         _write_regressions(results, response.result)
-        response.model_spec.CopyFrom(
-            _model_spec(version, request.model_spec.signature_name or DEFAULT_SIGNATURE)
-        )
         return response
 
     @_answered
@@ -245,17 +237,20 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
                 yield version
 
     async def _run_examples(
-        self, version: Any, request: Any, method: str, api: str
-    ) -> list[Any]:
-        signature_name = signature_of(
-            version.saved_model.signatures,
-            request.model_spec.signature_name,
-            "No signature was found with the name: {}",
-        )
-        (results,) = await self._inference.run_examples(
-            version, [(signature_name, method)], read_examples(request.input), api
-        )
-        return results
+        self, request: Any, method: str, api: str
+    ) -> tuple[model_pb2.ModelSpec, list[Any]]:
+        """Returns which model answered a request, and its results."""
+        name = request.model_spec.signature_name
+        async with self._request(api, request) as version:
+            signature_name = signature_of(
+                version.saved_model.signatures,
+                name,
+                "No signature was found with the name: {}",
+            )
+            (results,) = await self._inference.run_examples(
+                version, [(signature_name, method)], read_examples(request.input), api
+            )
+        return _model_spec(version, name or DEFAULT_SIGNATURE), results
 
 
 class _Models(model_service_pb2_grpc.ModelServiceServicer):

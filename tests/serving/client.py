@@ -1,4 +1,4 @@
-"""A client of both APIs that sends what it is told, wrong requests too."""
+"""A client of both APIs that sends any request, wrong ones too."""
 
 import http.client
 import json

@@ -28,7 +28,7 @@ GOOD = {"instances": [0.0]}
 
 
 class Slow(tf.Module):
-    """Answers after as many rounds as it is told."""
+    """Answers after `x[0]` rounds of a loop."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def __call__(self, x):
