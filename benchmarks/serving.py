@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -222,28 +223,32 @@ def encode(array):
 def measure(make_call, num_clients, seconds):
     """Returns the latencies of all requests in seconds, and how long it took."""
     latencies = [[] for _ in range(num_clients)]
-    ready = threading.Barrier(num_clients + 1)
-    end = None
+    ready = threading.Barrier(num_clients)
 
     def run(mine):
-        call = make_call()
-        call()
-        ready.wait()
-        while (start := time.perf_counter()) < end:
+        try:
+            call = make_call()
+            call()
+        except BaseException:
+            ready.abort()  # The others must not wait.
+            raise
+        ready.wait(60)
+        begin = time.perf_counter()
+        while (start := time.perf_counter()) < begin + seconds:
             call()
             mine.append(time.perf_counter() - start)
+        return begin
 
-    threads = [threading.Thread(target=run, args=(mine,)) for mine in latencies]
-    for thread in threads:
-        thread.start()
-    start = time.perf_counter()
-    end = start + 3600
-    ready.wait()
-    start = time.perf_counter()
-    end = start + seconds
-    for thread in threads:
-        thread.join()
-    return [each for mine in latencies for each in mine], time.perf_counter() - start
+    with ThreadPoolExecutor(num_clients) as pool:
+        clients = [pool.submit(run, mine) for mine in latencies]
+    end = time.perf_counter()
+    errors = [client.exception() for client in clients if client.exception()]
+    if errors:  # The first reason, not that others stopped waiting for it.
+        raise min(
+            errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)
+        )
+    start = min(client.result() for client in clients)
+    return [each for mine in latencies for each in mine], end - start
 
 
 def report(api, latencies, duration):

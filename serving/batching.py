@@ -106,6 +106,8 @@ class Batching:
                 loop.call_later(rest, self._start_batches, function, queue)
                 return
             tasks = _take(queue, self._config.num_rows)
+            if not tasks:
+                continue
             self._num_running += 1
             batch = loop.create_task(self._run_batch(function, queue, tasks))
             self._batches.add(batch)
@@ -181,9 +183,10 @@ def _take(queue: _Queue, num_rows: int) -> list[_Task]:
     size = 0
     while queue.tasks and size + queue.tasks[0].size <= num_rows:
         task = queue.tasks.popleft()
-        tasks.append(task)
-        size += task.size
-    queue.size -= size
+        queue.size -= task.size
+        if not task.outputs.done():  # Otherwise its client has left.
+            tasks.append(task)
+            size += task.size
     return tasks
 
 

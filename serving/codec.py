@@ -17,8 +17,9 @@ from serving.status import ServingError, invalid
 Arrays = dict[str, np.ndarray]
 
 MAX_RANK = 64  # What NumPy has.
-MAX_TENSOR_BYTES = 1 << 30  # A few bytes of TensorProto can stand for any number.
 _BASE64 = {"b64"}
+# Those that the server reads from JSON; uint16 is not among them.
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 _INT32 = np.iinfo(np.int32)
 # The names that messages of the server have.
 _NAMES = {"float16": "half", "float32": "float", "float64": "double"}
@@ -118,7 +119,7 @@ def read_rows(rows: list[Any], inputs: Mapping[str, tf.DType]) -> Arrays:
     Raises:
         ServingError: An instance has another shape, other names or other types.
     """
-    if not isinstance(rows[0], dict) and len(inputs) > 1:
+    if not _is_row_object(rows[0]) and len(inputs) > 1:
         raise invalid(
             "instances is a plain list, but expecting list of objects as multiple "
             "input tensors required as per tensorinfo_map"
@@ -203,7 +204,7 @@ def _read_regular(
     elif dtype in (tf.float32, tf.float64):
         if not types <= {int, float}:
             return None
-    elif not (types <= {int} and dtype.is_integer and _fit(level, dtype)):
+    elif not (types <= {int} and dtype.name in _INTEGERS and _fit(level, dtype)):
         return None
     return _array(level, shape, dtype)
 
@@ -275,7 +276,7 @@ def _read_leaf(value: Any, dtype: tf.DType) -> Any:
         is_right = isinstance(value, bool)
     elif dtype in (tf.float32, tf.float64):
         is_right = type(value) in (int, float)
-    elif dtype.name in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"):
+    elif dtype.name in _INTEGERS:
         is_right = type(value) is int and _fit([value], dtype)
     elif isinstance(value, dict):
         is_right = False
@@ -388,7 +389,7 @@ def write_rows(outputs: Arrays) -> str:
             a type that JSON does not have.
     """
     size = None
-    for name, array in outputs.items():
+    for name, array in sorted(outputs.items(), reverse=True):
         if array.ndim == 0:
             raise invalid(f"Tensor name: {name} has no shape information ")
         if size not in (None, len(array)):
@@ -516,6 +517,17 @@ def _finite_text(text: str) -> str:
 # TensorProto.
 
 
+def declared_bytes(proto: tensor_pb2.TensorProto) -> int:
+    """Returns the size of a `TensorProto` in memory.
+
+    A few bytes can stand for any number of values.
+    """
+    size = math.prod(dimension.size for dimension in proto.tensor_shape.dim)
+    if proto.dtype not in _PROTO_FIELDS:
+        return 0
+    return max(size, 0) * (tf.as_dtype(proto.dtype).size or 8)
+
+
 def read_proto(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     """Returns the array of a `TensorProto`.
 
@@ -528,15 +540,14 @@ def read_proto(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     """
     sizes = [dimension.size for dimension in proto.tensor_shape.dim]
     try:
-        size = tf.as_dtype(proto.dtype).size or 8
         if (
-            proto.tensor_shape.unknown_rank
+            proto.dtype not in _PROTO_FIELDS
+            or proto.tensor_shape.unknown_rank
             or min(sizes, default=0) < 0
             or len(sizes) > MAX_RANK
-            or math.prod(sizes) * size > MAX_TENSOR_BYTES
         ):
             raise ValueError
-        if not proto.tensor_content and proto.dtype in _PROTO_FIELDS:
+        if not proto.tensor_content:
             values = getattr(proto, _PROTO_FIELDS[proto.dtype])
             if not len(values):  # The server's tensors begin as zeros.
                 return _zeros(sizes, tf.as_dtype(proto.dtype))

@@ -21,7 +21,7 @@ CONTAINER_FOLDER = Path("/models")  # Where the official image has its models.
 
 
 class BadInput(Exception):
-    """What the user has to mend, in one sentence."""
+    """An error that the user can fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +127,7 @@ def list_versions(base_path: Path) -> dict[int, Path]:
             int(path.name): path
             for path in sorted(base_path.iterdir())
             if path.name.isascii() and path.name.isdigit() and path.is_dir()
+            if int(path.name) < 2**63
         }
     except (FileNotFoundError, NotADirectoryError):
         return {}
@@ -241,7 +242,7 @@ def _parse(file: Path, message: Message) -> Message:
     except OSError as error:
         raise BadInput(f"{file}: {error.strerror}; check the path") from None
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: {error}; mend the file") from None
+        raise BadInput(f"{file}: {error}; fix the file") from None
 
 
 def _batching_parameters() -> Message:

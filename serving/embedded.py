@@ -80,7 +80,7 @@ class Server:
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level=logging.CRITICAL,
+                log_level=logging.ERROR,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -147,7 +147,7 @@ class Server:
             assert version.error is not None
             raise BadInput(
                 f"model {version.name} version {version.number} cannot be served: "
-                f"{version.error.message}; mend or remove this version"
+                f"{version.error.message}; fix or remove this version"
             )
         for config in self._settings.models:
             try:

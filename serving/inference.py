@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterator,
     Mapping,
@@ -22,7 +21,7 @@ from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from serving.batching import Batching
-from serving.codec import type_name
+from serving.codec import Arrays, type_name
 from serving.config import BatchingConfig
 from serving.metrics import Metrics
 from serving.models import Models, Version
@@ -35,7 +34,6 @@ REGRESS = "tensorflow/serving/regress"
 # change of threads.
 SMALL = 16 << 10
 Result = TypeVar("Result")
-Arrays = dict[str, np.ndarray]
 
 
 class Limits(NamedTuple):
@@ -78,9 +76,9 @@ class Inference:
         self._threads = ThreadPoolExecutor(num_threads, "infer")
         # Large requests are read one by one, since that takes a multiple of their size.
         self._reader = ThreadPoolExecutor(1, "read")
-        self._batching = (
-            Batching(batching, self._run_in_thread, metrics) if batching else None
-        )
+        self._batching = Batching(batching, self._start, metrics) if batching else None
+        self._turn = asyncio.Lock()
+        self._num_bytes = 0
         self._num_requests = 0
         self._num_calls = 0
 
@@ -123,6 +121,10 @@ class Inference:
         except ServingError as error:
             code = error.code
             raise
+        except BaseException as error:
+            is_cancelled = isinstance(error, asyncio.CancelledError)
+            code = StatusCode.CANCELLED if is_cancelled else StatusCode.UNKNOWN
+            raise
         finally:
             self._num_requests -= 1
             if model_name and model_name[0] in self.models:
@@ -131,6 +133,41 @@ class Inference:
                 self.metrics.request_latency.add(
                     model_name[0], api, entrypoint, value=microseconds
                 )
+
+    def add_bytes(self, size: int) -> bool:
+        """Counts bytes of requests that are in memory, if they are not too many.
+
+        Args:
+            size: How many; negative if they are no longer there.
+
+        Returns:
+            Whether they are counted.
+        """
+        if size > 0 and self._num_bytes + size > 4 * self.limits.max_body_bytes:
+            return False
+        self._num_bytes += size
+        return True
+
+    @contextlib.contextmanager
+    def counted(self, size: int) -> Iterator[None]:
+        """Counts bytes inside the `with` block.
+
+        Raises:
+            ServingError: They are too many.
+        """
+        if not self.add_bytes(size):
+            raise too_many_bytes()
+        try:
+            yield
+        finally:
+            self.add_bytes(-size)
+
+    def turn(self, size: int) -> contextlib.AbstractAsyncContextManager[None]:
+        """Lets large requests pass one at a time.
+
+        Parsed JSON takes a multiple of its size, so only one request may have some.
+        """
+        return self._turn if size > SMALL else contextlib.nullcontext()
 
     async def convert(
         self, size: int, function: Callable[..., Result], *arguments: Any
@@ -172,7 +209,7 @@ class Inference:
         types = list(saved_model.input_types(signature_name).values())
         check_types(types, arrays)
         if fault := saved_model.fault(signature_name):
-            raise fault
+            raise fault.with_traceback(None)  # It would grow with each request.
         function = saved_model.function(signature_name, tuple(outputs))
         start = time.perf_counter()
         if self._batching and arrays:
@@ -213,11 +250,6 @@ class Inference:
         self._num_calls -= 1
         if not call.cancelled():
             call.exception()  # Nobody may be left to read it.
-
-    def _run_in_thread(
-        self, function: Function, arrays: list[np.ndarray]
-    ) -> Awaitable[list[np.ndarray]]:
-        return self._start(function, arrays)
 
     async def run_examples(
         self,
@@ -264,6 +296,14 @@ class Inference:
         return results
 
 
+def too_many_bytes() -> ServingError:
+    """Returns the error of a request that does not fit into memory with others."""
+    return ServingError(
+        StatusCode.UNAVAILABLE,
+        "The server receives too many large requests; try again later",
+    )
+
+
 def signature_of(
     signatures: Mapping[str, meta_graph_pb2.SignatureDef], name: str, error: str
 ) -> str:
@@ -308,9 +348,12 @@ def _describe(signature: meta_graph_pb2.SignatureDef) -> str:
     return f"goo.gle/debugproto  \n{text_format.MessageToString(signature)}"
 
 
-def _check_examples_input(signature: meta_graph_pb2.SignatureDef, kind: str) -> None:
+def _check_num_inputs(signature: meta_graph_pb2.SignatureDef) -> None:
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
+
+
+def _check_input_name(signature: meta_graph_pb2.SignatureDef, kind: str) -> None:
     if "inputs" not in signature.inputs:
         raise ServingError(
             StatusCode.FAILED_PRECONDITION,
@@ -319,11 +362,12 @@ def _check_examples_input(signature: meta_graph_pb2.SignatureDef, kind: str) -> 
 
 
 def _check_classifier(signature: meta_graph_pb2.SignatureDef) -> None:
+    _check_num_inputs(signature)
     if len(signature.outputs) not in (1, 2):
         raise invalid(
             f"Expected one or two output Tensors, found {len(signature.outputs)}"
         )
-    _check_examples_input(signature, "classification")
+    _check_input_name(signature, "classification")
     if not {"classes", "scores"} & set(signature.outputs):
         raise ServingError(
             StatusCode.FAILED_PRECONDITION,
@@ -333,9 +377,10 @@ def _check_classifier(signature: meta_graph_pb2.SignatureDef) -> None:
 
 
 def _check_regressor(signature: meta_graph_pb2.SignatureDef) -> None:
+    _check_num_inputs(signature)
     if len(signature.outputs) != 1:
         raise invalid("Expected one output Tensor.")
-    _check_examples_input(signature, "regression")
+    _check_input_name(signature, "regression")
     if "outputs" not in signature.outputs:
         raise ServingError(
             StatusCode.FAILED_PRECONDITION,

@@ -5,6 +5,7 @@ value, keeps the first of two members with one name, and does not check UTF-8. B
 that are not UTF-8 are lone surrogates in our strings, as `surrogateescape` makes them.
 """
 
+import itertools
 import json
 import math
 import re
@@ -15,7 +16,7 @@ import orjson
 
 from serving.status import ServingError, invalid
 
-# Tensors have at most 254 dimensions, so deeper values cannot be one.
+# More than the 64 dimensions of a tensor need. Python's stack has room for it.
 MAX_DEPTH = 256
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
@@ -59,17 +60,28 @@ def parse(body: bytes) -> Any:
         return _Parser(body).parse()
     # Each name has a colon. If there are more, some are in strings or names repeat.
     colons = body.count(b":")
-    if colons > 1 and _count_names(value) != colons:
+    may_be_deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH
+    if (colons > 1 or may_be_deep) and _count_names(value) != colons:
         return _Parser(body).parse()
     return value
 
 
-def _count_names(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_names, value.values()))
-    if isinstance(value, list) and value and isinstance(value[0], (dict, list)):
-        return sum(map(_count_names, value))
-    return 0
+def _count_names(value: Any) -> int | None:
+    """Returns the number of names, None if there are more than `MAX_DEPTH` levels."""
+    count = 0
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        if not {dict, list} & set(map(type, level)):
+            return count
+        objects = [item for item in level if type(item) is dict]
+        count += sum(map(len, objects))
+        level = [
+            *itertools.chain.from_iterable(
+                item for item in level if type(item) is list
+            ),
+            *itertools.chain.from_iterable(map(dict.values, objects)),
+        ]
+    return None
 
 
 class _Parser:
@@ -236,7 +248,7 @@ def pretty(value: Any, indent: int = 0) -> str:
 
     Args:
         value: What `parse` returned.
-        indent: Levels of indentation of the lines after the first.
+        indent: Levels of indentation of the lines after the first. Arrays count, too.
     """
     if isinstance(value, dict):
         if not value:
@@ -248,7 +260,7 @@ def pretty(value: Any, indent: int = 0) -> str:
         ]
         return "{\n" + ",\n".join(lines) + "\n" + "    " * indent + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(pretty(item, indent) for item in value) + "]"
+        return "[" + ", ".join(pretty(item, indent + 1) for item in value) + "]"
     if isinstance(value, str):
         return quote(value)
     if isinstance(value, float) and math.isfinite(value):

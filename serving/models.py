@@ -87,6 +87,7 @@ class Models:
         self._versions: dict[str, dict[int, Version]] = {}
         self._loader = ThreadPoolExecutor(1, "load")
         self._lock = asyncio.Lock()
+        self._refreshes: set[asyncio.Task[None]] = set()
 
     # Looking up.
 
@@ -99,8 +100,8 @@ class Models:
             ServingError: There is none.
         """
         config = self._configs.get(name)
-        if label is not None and config is not None:
-            number = config.labels.get(label)
+        if label is not None:
+            number = config.labels.get(label) if config else None
             if number is None:
                 raise ServingError(
                     StatusCode.INVALID_ARGUMENT,
@@ -163,7 +164,7 @@ class Models:
     async def configure_and_wait(
         self, configs: Sequence[ModelConfig], poll_seconds: float
     ) -> None:
-        """Does so, and waits until each model has versions and all are loaded.
+        """Serves these models and waits until each is loaded.
 
         Raises:
             ServingError: A version could not be loaded.
@@ -178,13 +179,13 @@ class Models:
                 )
             await asyncio.sleep(poll_seconds)
             await self.refresh()
-        names = {config.name for config in configs}
-        for version in self.failures():
-            if version.name in names and version.error:
-                raise ServingError(
-                    version.error.code,
-                    f"{version.name} version {version.number}: {version.error.message}",
-                )
+        for config in configs:
+            for number in _wanted(config):
+                error = self._versions[config.name][number].error
+                if error:
+                    raise ServingError(
+                        error.code, f"{config.name} version {number}: {error.message}"
+                    )
 
     async def watch(self, poll_seconds: float) -> None:
         """Loads new versions and unloads removed ones until it is cancelled."""
@@ -201,7 +202,16 @@ class Models:
         self._loader.shutdown()
 
     async def refresh(self) -> None:
-        """Looks at the folders once: loads what is new, then unloads the rest."""
+        """Looks at the folders once: loads what is new, then unloads the rest.
+
+        What it began goes on if the caller is cancelled.
+        """
+        task = asyncio.create_task(self._refresh())
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
+        await asyncio.shield(task)
+
+    async def _refresh(self) -> None:
         async with self._lock:
             for name in {*self._versions, *self._configs}:
                 await self._refresh_model(name, self._configs.get(name))
@@ -222,8 +232,6 @@ class Models:
             is_spare = number not in wanted and (is_served or number not in there)
             if version.state == AVAILABLE and is_spare:
                 await self._unload_version(version)
-        if config is None and all(each.state == END for each in versions.values()):
-            del self._versions[name]
 
     async def _load_version(self, version: Version, path: Path) -> None:
         version.state = LOADING

@@ -1,7 +1,9 @@
 """The REST API, as an ASGI application."""
 
 import asyncio
+import contextlib
 import json
+import logging
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -14,9 +16,18 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving import codec, json_text
-from serving.inference import CLASSIFY, REGRESS, Inference, signature_of, use
+from serving.inference import (
+    CLASSIFY,
+    REGRESS,
+    Inference,
+    signature_of,
+    too_many_bytes,
+    use,
+)
 from serving.models import Version
 from serving.status import HTTP_STATUS, ServingError, invalid
+
+log = logging.getLogger("serving")
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -39,13 +50,17 @@ _METHODS = {"classify": ("Classify", CLASSIFY), "regress": ("Regress", REGRESS)}
 MAX_HEADER_BYTES = 64 << 10
 # How long a client may take to send the head of a request, in seconds.
 HEADER_SECONDS = 30.0
-# Of a body that is too large, this many times the limit is read and dropped, so that
-# clients that send before they read get the answer.
+# How long a client may leave an answer unread, in seconds.
+WRITE_SECONDS = 60.0
+# How much of an oversized body is read and dropped, as a multiple of the limit. Clients
+# that send before they read get the answer.
 _DROPPED_LIMITS = 4
 
 
 class Protocol(HttpToolsProtocol):
-    """HTTP, with bounds on the size and the duration of a request's head."""
+    """HTTP, with bounds on a request's head and on the time to read an answer."""
+
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begins to wait for the first request."""
@@ -74,7 +89,23 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the connection."""
         self._end_head()
+        self._end_wait()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Begins to wait for a client that does not read."""
+        super().pause_writing()
+        self._end_wait()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Ends the wait."""
+        self._end_wait()
+        super().resume_writing()
+
+    def _end_wait(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
 
     def _begin_head(self) -> None:
         self._in_head = True
@@ -97,7 +128,6 @@ class Rest:
     def __init__(self, inference: Inference, metrics_path: str | None) -> None:
         self._inference = inference
         self._metrics_path = metrics_path
-        self._body_bytes = 0  # Of all requests that are being received.
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
@@ -124,7 +154,8 @@ class Rest:
                 if method not in ("GET", "HEAD"):
                     async with asyncio.timeout(self._inference.limits.timeout_seconds):
                         body = await self._read(receive)
-                    body = await self._decode(scope["headers"], body)
+                    if _is_compressed(scope["headers"]):
+                        body = await self._decode(body)
                 answer = await self._answer(method, path, body)
                 status = 200
         except ConnectionError:
@@ -143,6 +174,12 @@ class Rest:
             )
             if method == "OPTIONS":
                 answer = b""
+        except Exception:
+            log.exception("Cannot answer %s %s", method, path)
+            status, answer = 500, json_text.error_body("Internal error")
+        finally:
+            self._inference.add_bytes(-len(body))
+            body = b""
         headers += [
             (b"content-type", kind),
             (b"content-length", str(0 if method == "HEAD" else len(answer)).encode()),
@@ -153,13 +190,14 @@ class Rest:
         await send({"type": "http.response.body", "body": answer})
 
     async def _read(self, receive: Receive) -> bytes:
-        """Returns the body of a request.
+        """Returns the body of a request, whose bytes are counted.
 
         Raises:
             ServingError: The bodies of all requests together are too large.
             _TooLarge: This one is.
         """
-        limit = self._inference.limits.max_body_bytes
+        inference = self._inference
+        limit = inference.limits.max_body_bytes
         chunks: list[bytes] = []
         size = 0
         kept = 0
@@ -171,37 +209,34 @@ class Rest:
                     raise ConnectionResetError
                 chunk = message.get("body", b"")
                 size += len(chunk)
-                is_refused = is_refused or self._body_bytes + len(chunk) > 4 * limit
+                if size <= limit and not is_refused:
+                    is_refused = not inference.add_bytes(len(chunk))
                 if size > limit or is_refused:
                     chunks.clear()
-                    self._body_bytes -= kept
+                    inference.add_bytes(-kept)
                     kept = 0
                 elif chunk:
                     chunks.append(chunk)
                     kept += len(chunk)
-                    self._body_bytes += len(chunk)
                 if not message.get("more_body") or size > _DROPPED_LIMITS * limit:
                     break
-        finally:
-            self._body_bytes -= kept
+        except BaseException:
+            inference.add_bytes(-kept)
+            raise
         if size > limit:
             raise _TooLarge(f"The body is larger than {limit} bytes")
         if is_refused:
-            raise ServingError(
-                StatusCode.UNAVAILABLE,
-                "The server receives too many large requests; try again later",
-            )
+            raise too_many_bytes()
         return b"".join(chunks)
 
-    async def _decode(
-        self, headers: Iterable[tuple[bytes, bytes]], body: bytes
-    ) -> bytes:
+    async def _decode(self, body: bytes) -> bytes:
         """Returns the body without its compression; one that is damaged is empty."""
-        encodings = [value for name, value in headers if name == b"content-encoding"]
-        if not any(b"gzip" in value for value in encodings):
-            return body
-        limit = self._inference.limits.max_body_bytes
-        return await self._inference.convert(len(body), _unzip, body, limit)
+        inference = self._inference
+        limit = inference.limits.max_body_bytes
+        text = await inference.convert(len(body), _unzip, body, limit)
+        if not inference.add_bytes(len(text) - len(body)):
+            raise too_many_bytes()
+        return text
 
     async def _answer(self, method: str, path: str, body: bytes) -> bytes:
         """Returns the JSON of an answer.
@@ -263,24 +298,29 @@ class Rest:
         inference = self._inference
         async with inference.request("Predict", "REST") as model_name:
             model_name.append(name)
-            request = await inference.convert(len(body), json_text.parse, body)
-            signature_name = _signature_name(request)
-            with use(inference.models, name, number, label) as version:
-                saved_model = version.saved_model
-                assert saved_model is not None
-                signature_name = signature_of(
-                    saved_model.signatures,
-                    signature_name,
-                    'Serving signature name: "{}" not found in signature def',
-                )
-                arrays, write = await inference.convert(
-                    len(body),
-                    _read_inputs,
-                    request,
-                    saved_model.input_types(signature_name),
-                    signature_name,
-                )
-                del request
+            with contextlib.ExitStack() as stack:
+                async with inference.turn(len(body)):
+                    request, signature_name = await inference.convert(
+                        len(body), _parse, body
+                    )
+                    version = stack.enter_context(
+                        use(inference.models, name, number, label)
+                    )
+                    saved_model = version.saved_model
+                    assert saved_model is not None
+                    signature_name = signature_of(
+                        saved_model.signatures,
+                        signature_name,
+                        'Serving signature name: "{}" not found in signature def',
+                    )
+                    arrays, write = await inference.convert(
+                        len(body),
+                        _read_inputs,
+                        request,
+                        saved_model.input_types(signature_name),
+                        signature_name,
+                    )
+                    del request
                 outputs = await inference.run(
                     version,
                     signature_name,
@@ -297,9 +337,14 @@ class Rest:
         api, method = _METHODS[verb]
         async with inference.request(api, "REST") as model_name:
             model_name.append(name)
-            request = await inference.convert(len(body), json_text.parse, body)
-            signature_name = _signature_name(request)
-            examples = await inference.convert(len(body), codec.read_examples, request)
+            async with inference.turn(len(body)):
+                request, signature_name = await inference.convert(
+                    len(body), _parse, body
+                )
+                examples = await inference.convert(
+                    len(body), codec.read_examples, request
+                )
+                del request
             with use(inference.models, name, number, label) as version:
                 assert version.saved_model is not None
                 signature_name = signature_of(
@@ -352,8 +397,15 @@ def _unzip(body: bytes, limit: int) -> bytes:
     return text if unzip.eof else b""
 
 
-def _signature_name(request: Any) -> str:
-    """Returns the name of the signature in a request, which must be an object."""
+def _is_compressed(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name == b"content-encoding" and b"gzip" in value for name, value in headers
+    )
+
+
+def _parse(body: bytes) -> tuple[dict[str, Any], str]:
+    """Returns a request, which must be an object, and the signature that it names."""
+    request = json_text.parse(body)
     if not isinstance(request, dict):
         raise invalid(f"JSON Value: {json_text.pretty(request)} Is not object")
     name = request.get("signature_name", "")
@@ -362,7 +414,7 @@ def _signature_name(request: Any) -> str:
             f"JSON Value: {json_text.pretty(request)} not formatted correctly. "
             "'signature_name' key must be a string value."
         )
-    return name
+    return request, name
 
 
 def _read_inputs(

@@ -85,7 +85,7 @@ class Rpc:
 
 
 class _DamagedRequests(grpc.aio.ServerInterceptor):
-    """Refuses bytes that are no message, which the library takes for a bug of ours."""
+    """Answers INVALID_ARGUMENT to bytes that are not a valid message."""
 
     async def intercept_service(
         self,
@@ -146,11 +146,16 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
                     f'Serving signature key "{signature_name}" not found.',
                 )
             signature = saved_model.signatures[signature_name]
-            arrays = await inference.convert(
-                request.ByteSize(), read_inputs, request.inputs, signature
-            )
-            names = filter_outputs(request.output_filter, signature)
-            outputs = await inference.run(version, signature_name, arrays, names)
+            size = _check_size(request.inputs, inference.limits.max_body_bytes)
+            size = max(size, request.ByteSize())
+            with inference.counted(size):
+                async with inference.turn(size):
+                    arrays = await inference.convert(
+                        size, read_inputs, request.inputs, signature
+                    )
+                names = filter_outputs(request.output_filter, signature)
+                outputs = await inference.run(version, signature_name, arrays, names)
+                del arrays
         response = predict_pb2.PredictResponse(
             model_spec=_model_spec(version, signature_name)
         )
@@ -160,24 +165,16 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_answered
     async def Classify(self, request: Any) -> Any:  # noqa: N802
-        response = classification_pb2.ClassificationResponse()
-        async with self._request("Classify", request) as version:
-            results = await self._run_examples(version, request, CLASSIFY, "Classify")
+        spec, results = await self._run_examples(request, CLASSIFY, "Classify")
+        response = classification_pb2.ClassificationResponse(model_spec=spec)
         _write_classifications(results, response.result)
-        response.model_spec.CopyFrom(
-            _model_spec(version, request.model_spec.signature_name or DEFAULT_SIGNATURE)
-        )
         return response
 
     @_answered
     async def Regress(self, request: Any) -> Any:  # noqa: N802
-        response = regression_pb2.RegressionResponse()
-        async with self._request("Regress", request) as version:
-            results = await self._run_examples(version, request, REGRESS, "Regress")
+        spec, results = await self._run_examples(request, REGRESS, "Regress")
+        response = regression_pb2.RegressionResponse(model_spec=spec)
         _write_regressions(results, response.result)
-        response.model_spec.CopyFrom(
-            _model_spec(version, request.model_spec.signature_name or DEFAULT_SIGNATURE)
-        )
         return response
 
     @_answered
@@ -240,17 +237,20 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
                 yield version
 
     async def _run_examples(
-        self, version: Any, request: Any, method: str, api: str
-    ) -> list[Any]:
-        signature_name = signature_of(
-            version.saved_model.signatures,
-            request.model_spec.signature_name,
-            "No signature was found with the name: {}",
-        )
-        (results,) = await self._inference.run_examples(
-            version, [(signature_name, method)], read_examples(request.input), api
-        )
-        return results
+        self, request: Any, method: str, api: str
+    ) -> tuple[model_pb2.ModelSpec, list[Any]]:
+        """Returns which model answered a request, and its results."""
+        name = request.model_spec.signature_name
+        async with self._request(api, request) as version:
+            signature_name = signature_of(
+                version.saved_model.signatures,
+                name,
+                "No signature was found with the name: {}",
+            )
+            (results,) = await self._inference.run_examples(
+                version, [(signature_name, method)], read_examples(request.input), api
+            )
+        return _model_spec(version, name or DEFAULT_SIGNATURE), results
 
 
 class _Models(model_service_pb2_grpc.ModelServiceServicer):
@@ -277,16 +277,17 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
 
     @_answered
     async def HandleReloadConfigRequest(self, request: Any) -> Any:  # noqa: N802
+        if not request.config.HasField("model_config_list"):
+            raise invalid(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. "
+                "Only ModelConfigList is currently supported"
+            )
         try:
             configs = model_configs(request.config)
         except ValueError as error:
             raise invalid(str(error)) from None
+        await self._models.configure_and_wait(configs, self._poll_seconds)
         response = model_management_pb2.ReloadConfigResponse()
-        try:
-            await self._models.configure_and_wait(configs, self._poll_seconds)
-        except ServingError as error:
-            response.status.error_code = error.code.value[0]
-            response.status.error_message = error.message
         response.status.SetInParent()
         return response
 
@@ -295,8 +296,10 @@ def _wanted(spec: model_pb2.ModelSpec) -> tuple[str, int | None, str | None]:
     """Returns name, version and label of a `ModelSpec`."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    number = spec.version.value if spec.HasField("version") else None
-    return spec.name, number, spec.version_label or None
+    choice = spec.WhichOneof("version_choice")
+    number = spec.version.value if choice == "version" else None
+    label = spec.version_label if choice == "version_label" else None
+    return spec.name, number, label
 
 
 def _model_spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
@@ -307,6 +310,16 @@ def _model_spec(version: Version, signature_name: str) -> model_pb2.ModelSpec:
 
 def _set(names: Any) -> str:
     return f"{{{','.join(sorted(names))}}}"
+
+
+def _check_size(inputs: Any, max_bytes: int) -> int:
+    """Returns how many bytes the arrays of a request take."""
+    size = 0
+    for name, proto in inputs.items():
+        size += codec.declared_bytes(proto)
+        if size > max_bytes:
+            raise invalid(f"tensor parsing error: {name}")
+    return size
 
 
 def read_inputs(inputs: Any, signature: Any) -> list[np.ndarray]:

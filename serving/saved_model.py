@@ -1,6 +1,7 @@
 """SavedModels as the server runs them: signatures, and what they cannot run."""
 
 import functools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,12 @@ MAX_MAKE_SECONDS = 0.2
 _FORGETTING = 0.95
 # The server is built without Python.
 _PYTHON_OPS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+# Operations whose work depends on the values of their inputs, not only on their size.
+_UNBOUNDED_OPS = re.compile(
+    "(Stateless)?While|Enter|NextIteration|Range|LinSpace|Fill|BroadcastTo|Tile"
+    "|Pad(V2)?|MirrorPad|OneHot|ScatterNd|SparseToDense|.*Bincount|.*Random.*|Resize.*"
+    "|Decode.*|.*Dataset.*"
+)
 # Loaders fill the graph of a session, and names of its operations must not mix.
 _loading = threading.Lock()
 
@@ -38,6 +45,8 @@ class Function:
         feeds: The names of the tensors that are fed.
         fetches: The names of the tensors that are returned.
         timeout_seconds: How long a call may take.
+        is_bounded: Whether the size of the inputs bounds the time of a call. Quick
+            calls have no timeout.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class Function:
         feeds: Sequence[str],
         fetches: Sequence[str],
         timeout_seconds: float,
+        is_bounded: bool,
     ) -> None:
         start = time.perf_counter()
         self._session = session
@@ -56,7 +66,8 @@ class Function:
         )
         self._call_quickly: Callable[..., list[np.ndarray]] | None = None
         # Making it quick stops the process for as long as this took.
-        self._is_made_quick = time.perf_counter() - start > MAX_MAKE_SECONDS
+        takes_long = time.perf_counter() - start > MAX_MAKE_SECONDS
+        self._may_be_quick = is_bounded and not takes_long
         self._slowest = 1.0
 
     @property
@@ -75,26 +86,31 @@ class Function:
         start = time.perf_counter()
         with tensorflow_errors():
             try:
-                return call(*arrays)
+                outputs = call(*arrays)
             except ValueError as error:  # What the bindings refuse to convert.
                 raise invalid(str(error)) from None
             finally:
                 seconds = time.perf_counter() - start
                 self._slowest = max(seconds, self._slowest * _FORGETTING)
+        # A scalar string comes without an array.
+        return [
+            np.array(output, object) if isinstance(output, bytes) else output
+            for output in outputs
+        ]
 
     @property
     def could_be_quick(self) -> bool:
         """Whether it is time to call `make_quick`."""
-        return self._slowest < QUICK_SECONDS and not self._is_made_quick
+        return self._slowest < QUICK_SECONDS and self._may_be_quick
 
     def make_quick(self) -> None:
         """Lets calls run the graph in their own thread, which is faster for small ones.
 
         It takes time, since TensorFlow optimizes the graph once more.
         """
-        if self._is_made_quick:
+        if not self._may_be_quick:
             return
-        self._is_made_quick = True
+        self._may_be_quick = False  # Once is enough.
         options = self._options
         options.run_options.Clear()
         options.run_options.inter_op_thread_pool = -1
@@ -120,7 +136,7 @@ class SavedModel:
         _check_variables(path, meta_graph)
         self.signatures = dict(meta_graph.signature_def)
         self._timeout_seconds = timeout_seconds
-        self._faults = _find_faults(meta_graph)
+        self._faults, self._bounded = _inspect(meta_graph)
         self._session: tf.compat.v1.Session | None = None
         if missing := _unregistered(meta_graph):
             fault = ServingError(
@@ -154,6 +170,10 @@ class SavedModel:
         """Returns why TensorFlow Serving cannot run a signature, None if it can."""
         return self._faults.get(signature_name)
 
+    def is_bounded(self, signature_name: str) -> bool:
+        """Whether the size of its inputs bounds the time of a signature."""
+        return signature_name in self._bounded
+
     def input_types(self, signature_name: str) -> dict[str, tf.DType]:
         """Returns the type of each input, in alphabetical order."""
         inputs = self.signatures[signature_name].inputs
@@ -177,6 +197,7 @@ class SavedModel:
                 [signature.inputs[name].name for name in sorted(signature.inputs)],
                 [signature.outputs[name].name for name in outputs],
                 self._timeout_seconds,
+                self.is_bounded(signature_name),
             )
         except (tf.errors.OpError, ValueError) as error:
             raise invalid(str(error)) from None
@@ -253,37 +274,54 @@ def _unregistered(meta_graph: meta_graph_pb2.MetaGraphDef) -> str | None:
     return next(iter(unknown()), None)
 
 
-def _find_faults(meta_graph: meta_graph_pb2.MetaGraphDef) -> dict[str, ServingError]:
-    """Returns the signatures that the official server loads but cannot run."""
+def _inspect(
+    meta_graph: meta_graph_pb2.MetaGraphDef,
+) -> tuple[dict[str, ServingError], set[str]]:
+    """Returns which signatures the official server cannot run, and which are bounded.
+
+    Returns:
+        The error of each signature that it loads but cannot run, and the signatures
+        whose time the size of their inputs bounds.
+    """
+    faults = {}
+    bounded = set()
+    for name, signature in meta_graph.signature_def.items():
+        reached = list(_reached(meta_graph, signature))
+        if fault := next(filter(None, map(_fault, reached)), None):
+            faults[name] = fault
+        if not any(
+            _UNBOUNDED_OPS.fullmatch(getattr(each, "op", "")) for each in reached
+        ):
+            bounded.add(name)
+    return faults, bounded
+
+
+def _reached(
+    meta_graph: meta_graph_pb2.MetaGraphDef, signature: meta_graph_pb2.SignatureDef
+) -> Iterator[Any]:
+    """Yields the nodes that the outputs need, and the functions that these call."""
     nodes = {node.name: node for node in meta_graph.graph_def.node}
     functions = {
         function.signature.name: function
         for function in meta_graph.graph_def.library.function
     }
-    faults = {}
-    for name, signature in meta_graph.signature_def.items():
-        # Nodes of the graph that the outputs need, then the functions that these call.
-        names = [output.name for output in signature.outputs.values()]
-        needed: dict[str, Any] = {}
-        while names:
-            node_name = names.pop().lstrip("^").split(":")[0]
-            if node_name in nodes and node_name not in needed:
-                needed[node_name] = nodes[node_name]
-                names.extend(nodes[node_name].input)
-        waiting = list(needed.values())
-        seen: set[str] = set()
-        while waiting:
-            node = waiting.pop()
-            if fault := _fault(node):
-                faults[name] = fault
-                break
-            for called in _called(node):
-                if called in functions and called not in seen:
-                    seen.add(called)
-                    if fault := _fault(functions[called]):
-                        faults[name] = fault
-                    waiting.extend(functions[called].node_def)
-    return faults
+    names = [output.name for output in signature.outputs.values()]
+    needed: dict[str, Any] = {}
+    while names:
+        node_name = names.pop().lstrip("^").split(":")[0]
+        if node_name in nodes and node_name not in needed:
+            needed[node_name] = nodes[node_name]
+            names.extend(nodes[node_name].input)
+    waiting = list(needed.values())
+    seen: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for called in _called(node):
+            if called in functions and called not in seen:
+                seen.add(called)
+                yield functions[called]
+                waiting.extend(functions[called].node_def)
 
 
 def _fault(node: Any) -> ServingError | None:

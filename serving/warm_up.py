@@ -66,8 +66,8 @@ def _answer(saved_model: SavedModel, log: prediction_log_pb2.PredictionLog) -> N
         _call(saved_model, name, arrays, outputs)
     elif kind in ("classify_log", "regress_log"):
         request = getattr(log, kind).request
-        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        _call_with_examples(saved_model, [name], request.input)
+        names = [request.model_spec.signature_name]
+        _call_with_examples(saved_model, names, request.input)
     elif kind == "multi_inference_log":
         request = log.multi_inference_log.request
         names = [task.model_spec.signature_name for task in request.tasks]
@@ -83,9 +83,10 @@ def _call_with_examples(
 ) -> None:
     examples = rpc.read_examples(message)
     for name in names:
-        _check(saved_model, name or DEFAULT_SIGNATURE)
-        outputs = list(saved_model.signatures[name or DEFAULT_SIGNATURE].outputs)
-        _call(saved_model, name or DEFAULT_SIGNATURE, [examples], sorted(outputs))
+        name = name or DEFAULT_SIGNATURE
+        _check(saved_model, name)
+        outputs = sorted(saved_model.signatures[name].outputs)
+        _call(saved_model, name, [examples], outputs)
 
 
 def _check(saved_model: SavedModel, name: str) -> None:

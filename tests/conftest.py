@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -34,12 +35,26 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    """Refuses an address that is none."""
+    if url := config.getoption("server_url"):
+        address = urlsplit(url)
+        if address.scheme != "http" or not address.netloc:
+            raise pytest.UsageError(
+                f"--server-url {url} is no address such as http://localhost:8501"
+            )
+
+
 @pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Runs what shares the training of an application on one worker of pytest-xdist.
 
-    These tests are marked `slow`.
+    These tests are marked `slow`. With `--server-url`, only those of the server run.
     """
+    if config.getoption("server_url"):
+        others = [item for item in items if "any_server" not in item.fixturenames]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
     for item in items:
         if SHARED & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

@@ -56,7 +56,8 @@ def find_split(path: Path) -> str:
 def first_file(folders: Sequence[Path], path: Path) -> Path:
     """Returns the path in the first folder that has it; in none, that in the first."""
     paths = [Path(os.path.normpath(folder / path)) for folder in folders]
-    return next((path for path in paths if path.is_file()), paths[0])
+    # Unlike `Path.is_file`, this takes names that are too long for a file.
+    return next(filter(os.path.isfile, paths), paths[0])
 
 
 def name_below(root: Path, path: Path) -> str:
@@ -75,7 +76,7 @@ def print_unmatched(
         image_paths: The paths of all images. Defaults to `list_images`.
     """
     annotated = set(annotated)
-    missing = sorted(path for path in annotated if not path.is_file())
+    missing = sorted(path for path in annotated if not os.path.isfile(path))
     image_paths = list_images(root) if image_paths is None else image_paths
     others = [path for path in image_paths if path not in annotated]
     reasons = (
@@ -87,15 +88,32 @@ def print_unmatched(
     )
 
 
+def image_folders(path: Path, root: Path) -> list[Path]:
+    """Returns the folders where the images of a file of annotations may lie.
+
+    They are those of the file and of the data, and in these `images`, or a folder named
+    like the split, such as `train2017`, or one of these in the other.
+
+    Args:
+        path: The file.
+        root: The folder of the data.
+    """
+    # As in instances_train2017.json.
+    split = path.name.partition(".")[0].rpartition("_")[2]
+    return [
+        *(path.parent, path.parent / "images"),
+        *(root / name for name in ("", "images", split)),
+        *(root / "images" / split, root / split / "images"),
+    ]
+
+
 def read_coco(path: Path, content: dict[str, Any], root: Path) -> list[CocoImage]:
     """Returns what a file of COCO annotates.
 
     Args:
         path: The JSON file.
         content: Its content.
-        root: The folder of the data. Images are found beside the file, in the folder,
-            and in `images` or a folder named like the split, such as `train2017`, or in
-            one of these in the other.
+        root: The folder of the data; the images are in one of `image_folders`.
 
     Raises:
         KeyError: An entry is missing. A damaged file may raise others of `DAMAGED`.
@@ -104,12 +122,7 @@ def read_coco(path: Path, content: dict[str, Any], root: Path) -> list[CocoImage
     objects = defaultdict(list)
     for each in content["annotations"]:
         objects[each["image_id"]].append((names[each["category_id"]], each))
-    split = path.stem.rsplit("_", 1)[-1]  # As in instances_train2017.json.
-    folders = [
-        *(path.parent, path.parent / "images"),
-        *(root / name for name in ("", "images", split)),
-        *(root / "images" / split, root / split / "images"),
-    ]
+    folders = image_folders(path, root)
     return [
         CocoImage(
             first_file(folders, Path(each["file_name"])), each, objects[each["id"]]
@@ -119,15 +132,24 @@ def read_coco(path: Path, content: dict[str, Any], root: Path) -> list[CocoImage
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the content of a JSON file.
+    """Returns the object in a JSON file.
 
     Raises:
         BadInput: It is damaged, or no object.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged ({error}); export it again") from error
+    content = load_json(path)
     if not isinstance(content, dict):
         raise BadInput(f"{path} holds no annotations; remove it")
     return content
+
+
+def load_json(path: Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        BadInput: It is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); export it again") from error

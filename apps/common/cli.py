@@ -157,6 +157,10 @@ def _train(package, own_data, presets, arguments):
     )
     values = {k: v for group in vars(chosen).values() for k, v in vars(group).items()}
     run = values.pop("run")
+    for name, value in values.items():
+        # Absolute, like `data`, so that the model finds its data from anywhere.
+        if value and name.endswith(("_data", "_folder")):
+            values[name] = os.path.abspath(value)
     config = dataclasses.replace(config, **values)
     noise.import_tensorflow()
     module = importlib.import_module(f"{package}.train")

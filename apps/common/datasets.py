@@ -24,7 +24,7 @@ from apps.common.errors import BadInput, closest
 # Names that people give to the files or folders of a split.
 SPLIT_NAMES = {
     "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
+    "validation": ("val", "valid", "validation", "dev"),
     "test": ("test",),
 }
 TEST_FRACTION = 0.25

@@ -73,10 +73,17 @@ def crop_background(
     return background[top : top + size, left : left + size] * 0.6
 
 
-def digit_ink(digit: np.ndarray, size: int) -> np.ndarray:
-    """Returns the pixels of an enlarged digit that have ink, bool `(size, size)`."""
+def digit_ink(digit: np.ndarray, size: int, degrees: float = 0) -> np.ndarray:
+    """Returns the pixels of an enlarged digit that have ink, bool `(size, size)`.
+
+    Args:
+        digit: Float `(8, 8)`, from 0 to 16.
+        size: Height and width of the result in pixels.
+        degrees: Angle by which the digit is turned, counterclockwise.
+    """
     image = Image.fromarray(digit.astype("float32"))
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC)) > 7
+    image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(image.rotate(degrees, Image.Resampling.BICUBIC)) > 7
 
 
 def paint_digit(

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -586,7 +587,10 @@ def _shorten(line, max_letters):
 
 def _save(figure, path):
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+    with warnings.catch_warnings():
+        # Letters that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
     plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     runs.write_bytes(path, file.getvalue())

@@ -20,7 +20,7 @@ class Length(NamedTuple):
 def limit_epochs(
     steps_per_epoch: int, max_steps: int | None, *epochs: int, min_steps: int = 0
 ) -> list[Length]:
-    """Gives large data sets fewer epochs and small ones more, and prints so.
+    """Gives large data sets fewer epochs and small ones longer epochs, and prints so.
 
     Args:
         steps_per_epoch: The number of batches.
@@ -31,16 +31,16 @@ def limit_epochs(
 
     Returns:
         The length of each phase. Epochs have fewer steps where `max_steps` is less than
-        an epoch; phases of 0 epochs keep them.
+        an epoch, and more, of repeated batches, where `min_steps` needs them.
     """
     total = sum(epochs) * steps_per_epoch
     if 0 < total < min_steps <= (max_steps or min_steps):
-        more = [-(-number * min_steps // total) for number in epochs]
+        steps = -(-min_steps // sum(epochs))
         print(
-            f"trains {sum(more)} epochs instead of {sum(epochs)}: an epoch has "
-            f"{steps_per_epoch} steps, and --min-steps is {min_steps}"
+            f"every epoch has the training data {steps / steps_per_epoch:.3g} times: "
+            f"it has {steps_per_epoch} batches, and --min-steps is {min_steps}"
         )
-        return [Length(number, steps_per_epoch) for number in more]
+        return [Length(number, steps) for number in epochs]
     if max_steps is None or total <= max_steps:
         return [Length(number, steps_per_epoch) for number in epochs]
     lengths = []

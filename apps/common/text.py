@@ -40,8 +40,8 @@ def read_table(
 
     Args:
         path: A `.tsv` or `.csv` file with a header row, which may be gzipped. Fields of
-            a `.csv` file may be quoted, and commas, semicolons or tabs separate them;
-            in a `.tsv` file, quotes are ordinary letters.
+            a `.csv` file may be quoted, and commas, semicolons or tabs separate them,
+            with or without spaces; in a `.tsv` file, quotes are ordinary letters.
         columns: The names of the wanted columns, by the setting that holds each name.
         endings: How the names of tables end; those that do not end like a `.tsv` file
             are read like `.csv` files. Defaults to `TABLE_ENDINGS`.
@@ -70,7 +70,8 @@ def read_table(
         header = file.readline()
         dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
         if is_csv:
-            dialect = {"delimiter": _delimiter(header, columns.values())}
+            delimiter = _delimiter(header, columns.values())
+            dialect = {"delimiter": delimiter, "skipinitialspace": True}
         table = csv.DictReader(itertools.chain([header], file), **dialect)
         known = table.fieldnames or []
         for column in columns.values():

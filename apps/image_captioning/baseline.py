@@ -35,7 +35,8 @@ def measure(splits, features, run):
     captions = splits["train"].captions
     what = "pixels" if features is None else "frozen features"
     number = min(NUM_NEIGHBORS, len(captions))
-    record = {"name": f"most usual caption of {number} images with similar {what}"}
+    images = "1 image" if number == 1 else f"{number} images"
+    record = {"name": f"most usual caption of {images} with similar {what}"}
     vectors = {
         split: describe(examples, features and features[split])
         for split, examples in splits.items()
@@ -43,7 +44,7 @@ def measure(splits, features, run):
     }
     nearest = NearestNeighbors(n_neighbors=number).fit(vectors["train"])
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+")
-    vectorizer.fit([caption for each in captions for caption in each])
+    vectorizer.fit(splits["train"].all_captions)
     for split in ("validation", "test"):
         found = nearest.kneighbors(vectors[split], return_distance=False)
         written = [

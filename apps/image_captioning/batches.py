@@ -137,7 +137,7 @@ def make_batches(examples, config, tokenizer, features=None, training=False):
         padding, else 1.
     """
     owners = np.repeat(np.arange(len(examples)), list(map(len, examples.captions)))
-    captions = [caption for each in examples.captions for caption in each]
+    captions = examples.all_captions
     token_ids = tokenizer(tf.constant(captions))
     lengths = token_ids.row_lengths().numpy()
     if training:

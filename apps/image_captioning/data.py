@@ -1,5 +1,7 @@
 """Images and their captions: from files to examples."""
 
+import itertools
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -9,14 +11,17 @@ from pathlib import Path
 from apps.common import annotations, datasets, images
 from apps.common.errors import BadInput
 from apps.common.text import TABLE_ENDINGS, read_lines, read_table, split_files
+from apps.common.tokenizer import INVISIBLE
 from apps.image_captioning import embedded
 
 MAX_CAPTION_BYTES = 5_000  # Longer captions are skipped.
-ENDINGS = (*TABLE_ENDINGS, ".txt")  # Of tables of captions.
+ENDINGS = (*TABLE_ENDINGS, ".txt", ".txt.gz")  # Of tables of captions.
 # Letters and digits, and the marks behind them; hyphens and apostrophes may join words.
 WORD = re.compile(r"\w[^\s'’-]*(?:[-'’]\w[^\s'’-]*)*|'s\b")
 PUNCTUATION = re.compile(r"[^\w\s'’-]")
-# The files of Flickr8k: all captions, and the images of each split.
+# The folders and files of Flickr8k: all captions, and the images of each split.
+FLICKR8K_IMAGES = "Flicker8k_Dataset"
+FLICKR8K_TEXTS = "Flickr8k_text"
 FLICKR8K = "Flickr8k.token.txt"
 FLICKR8K_SPLITS = {
     "train": "Flickr_8k.trainImages.txt",
@@ -43,6 +48,11 @@ class Examples:
         """Returns the number of images."""
         return len(self.names)
 
+    @property
+    def all_captions(self):
+        """The captions of all images, in one list."""
+        return [caption for each in self.captions for caption in each]
+
     def image_bytes(self, index):
         """Returns one encoded image."""
         image = self.images[index]
@@ -52,14 +62,16 @@ class Examples:
 def clean(caption):
     """Returns the words of a caption in lower case, without punctuation.
 
-    Like the tokenizer, it converts them to the Unicode form NFKC.
+    Like the tokenizer, it converts them to the Unicode form NFKC and removes invisible
+    characters.
     """
 
     def replace(found):
         # To regular expressions, the vowel signs of Devanagari are no letters.
         return found[0] if unicodedata.category(found[0])[0] == "M" else " "
 
-    text = unicodedata.normalize("NFKC", caption).lower()
+    text = caption.translate(dict.fromkeys(map(ord, INVISIBLE)))
+    text = unicodedata.normalize("NFKC", text).lower()
     return " ".join(WORD.findall(PUNCTUATION.sub(replace, text)))
 
 
@@ -128,6 +140,8 @@ def read_splits(config):
             f"there is no folder {config.image_folder}; pass --image-folder the folder "
             "of the images"
         )
+    if path.name == FLICKR8K and path.is_file():
+        path = path.parent
     if path.is_dir():
         return _folder(path, config)
     if not path.is_file():
@@ -135,9 +149,8 @@ def read_splits(config):
             f"there is no folder or file {path}; pass --data a folder with images and "
             "captions.tsv, a table of captions, or COCO's JSON"
         )
-    root = path.parent
     if path.suffix.lower() == ".json":
-        rows = _read_coco(path, annotations.read_json(path))
+        rows = _read_coco(path)
         if rows is None:
             raise BadInput(
                 f"{path} is not COCO's JSON of captions; pass one such as "
@@ -146,52 +159,77 @@ def read_splits(config):
             )
     else:
         rows = _read_table(path, config)
-    return _load({"train": (path, rows)}, root, config)
+    root = _root(path.parent)
+    # A folder above may have the images of other files.
+    return _load({"train": (path, rows)}, root, config, root == path.parent)
 
 
-def _folder(root, config):
+def _root(folder):
+    """Returns the folder of the data, which may be the one above the annotations."""
+    is_part = folder.absolute().name in ("annotations", FLICKR8K_TEXTS)
+    return Path(os.path.normpath(folder / "..")) if is_part else folder
+
+
+def _folder(folder, config):
     """Returns the splits of a folder.
 
     Raises:
         BadInput: It has no captions, or its files cannot be used.
     """
-    if (root / FLICKR8K).is_file():
-        return _load(_read_flickr8k(root), root, config)
-    files = sorted({*root.glob("*.json"), *root.glob("annotations/*.json")})
-    found = {}
-    for path in files:
-        rows = _read_coco(path, annotations.read_json(path))
-        if rows is None:
-            datasets.print_skipped([(path.name, "has no captions of COCO")], "file")
-            continue
-        split = annotations.find_split(path.relative_to(root))
-        if split in found:
-            raise BadInput(
-                f"{root} has {found[split][0].name} and {path.name}, both for {split}; "
-                "leave only one of them there"
-            )
-        found[split] = path, rows
-    if found:
-        return _load(found, root, config)
-    tables = split_files(root, ENDINGS)
-    if not {*datasets.SPLIT_NAMES} & {*tables}:
-        if "captions" not in tables and len(tables) > 1:
-            names = ", ".join(path.name for path in tables.values())
-            raise BadInput(
-                f"{root} has several tables, {names}; pass --data the one with the "
-                "captions"
-            )
-        chosen = tables.get("captions", next(iter(tables.values()), None))
-        tables = {"train": chosen} if chosen else {}
-    tables = {split: tables[split] for split in datasets.SPLIT_NAMES if split in tables}
-    if not tables:
+    root = _root(folder)
+    for texts in (folder, folder / FLICKR8K_TEXTS):
+        if (texts / FLICKR8K).is_file():
+            return _load(_read_flickr8k(texts), root, config, False)
+    found = _read_coco_folder(folder)
+    tables = {} if found else _find_tables(folder)
+    found |= {
+        split: (path, _read_table(path, config)) for split, path in tables.items()
+    }
+    if not found:
         raise BadInput(
-            f"{root} has no captions; add captions.tsv with the columns "
+            f"{folder} has no captions; add captions.tsv with the columns "
             f"{config.image_column} and {config.caption_column}, train.tsv and "
             "test.tsv, or COCO's captions_train.json"
         )
-    found = {split: (path, _read_table(path, config)) for split, path in tables.items()}
+    first, *_ = (path.name for path, _ in found.values())
+    unread = {*_list_tables(folder)} - {*tables.values()}
+    datasets.print_skipped(
+        (path.name, f"is not read beside {first}") for path in sorted(unread)
+    )
     return _load(found, root, config)
+
+
+def _list_tables(folder):
+    """Returns the tables in a folder; a text needs the name `captions` or a split's."""
+    texts = {"captions", *itertools.chain(*datasets.SPLIT_NAMES.values())}
+    names = {path: path.name.lower() for path in sorted(folder.iterdir())}
+    return [
+        path
+        for path, name in names.items()
+        if name.endswith(ENDINGS if name.split(".")[0] in texts else TABLE_ENDINGS)
+        and not name.startswith(".")
+    ]
+
+
+def _find_tables(folder):
+    """Returns the tables of a folder by split.
+
+    Without one for training, this is the table named `captions`, or the only one.
+
+    Raises:
+        BadInput: There are several such tables.
+    """
+    tables = split_files(folder, ENDINGS, others=False)
+    others = [] if "train" in tables else _list_tables(folder)
+    named = [path for path in others if path.name.lower().startswith("captions.")]
+    candidates = named if named or tables else others
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates)
+        raise BadInput(
+            f"{folder} has several tables, {names}; pass --data the one with the "
+            "captions"
+        )
+    return {"train": candidates[0], **tables} if candidates else tables
 
 
 def _read_table(path, config):
@@ -200,31 +238,69 @@ def _read_table(path, config):
         "image_column": config.image_column,
         "caption_column": config.caption_column,
     }
-    return [
-        (f"line {line} of {path}", *row)
-        for line, row in read_table(path, columns, ENDINGS)
-    ]
+    rows, skipped = [], []
+    for line, row in read_table(path, columns, ENDINGS):
+        # A quote that is not closed swallows the rows behind it.
+        if breaks := max(value.strip().count("\n") for value in row):
+            where = f"line {line - breaks} of {path}"
+            skipped.append((where, "spans several lines; close its quotes"))
+        else:
+            rows.append((f"line {line} of {path}", *row))
+    datasets.print_skipped(skipped, "caption")
+    return rows
 
 
-def _read_coco(path, content):
+def _read_coco_folder(folder):
+    """Returns the JSON files with captions in a folder, and their rows, by split.
+
+    Raises:
+        BadInput: A file is damaged, or there are two for one split.
+    """
+    files = sorted({*folder.glob("*.json"), *folder.glob("annotations/*.json")})
+    # Files of other annotations are large.
+    named = [path for path in files if "caption" in path.name.lower()]
+    found, skipped = {}, []
+    if named:
+        reason = f"is not read beside {named[0].name}"
+        skipped = [(path.name, reason) for path in files if path not in named]
+    for path in named or files:
+        rows = _read_coco(path)
+        if rows is None:
+            skipped.append((path.name, "has no captions of COCO"))
+            continue
+        split = annotations.find_split(path.relative_to(folder))
+        if split in found:
+            raise BadInput(
+                f"{folder} has {found[split][0].name} and {path.name}, both for "
+                f"{split}; leave only one of them there"
+            )
+        found[split] = path, rows
+    datasets.print_skipped(skipped)
+    return found
+
+
+def _read_coco(path):
     """Returns the rows of COCO's JSON as `_read_table` does; None for other JSON.
+
+    The name of an image, or a caption, is None where there is no text.
 
     Raises:
         BadInput: It is about captions, but damaged.
     """
-    entries = content.get("annotations")
+    content = annotations.load_json(path)
+    entries = content.get("annotations") if isinstance(content, dict) else None
     is_about_captions = isinstance(entries, list) and any(
         isinstance(each, dict) and "caption" in each for each in entries
     )
     if not is_about_captions:
         return None
     try:
-        names = {each["id"]: str(each["file_name"]) for each in content["images"]}
+        names = {each["id"]: _text(each["file_name"]) for each in content["images"]}
         rows = [
             (
                 f"annotation {number} of {path}",
                 names.get(each["image_id"], ""),
-                str(each["caption"] or ""),
+                _text(each["caption"]),
             )
             for number, each in enumerate(entries, start=1)
         ]
@@ -235,8 +311,16 @@ def _read_coco(path, content):
         ) from error
     described = {name for _, name, _ in rows}
     # An image without captions has an empty one, so that it is reported.
-    others = [name for name in names.values() if name not in described]
-    return rows + [(f"image {name} of {path}", name, "") for name in others]
+    return rows + [
+        (f"image {name or key} of {path}", name, "")
+        for key, name in names.items()
+        if name not in described
+    ]
+
+
+def _text(value):
+    """Returns a value if it is a string, else None."""
+    return value if isinstance(value, str) else None
 
 
 def _read_flickr8k(root):
@@ -267,7 +351,7 @@ def _read_flickr8k(root):
     }
 
 
-def _load(found, root, config):
+def _load(found, root, config, is_whole=True):
     """Groups captions by image, finds the images and checks them.
 
     Args:
@@ -275,6 +359,8 @@ def _load(found, root, config):
             of the image and the caption.
         root: The folder of the data.
         config: A `Config`.
+        is_whole: Whether all images of the folder should have captions. Defaults to
+            True.
 
     Returns:
         `Examples` by split.
@@ -285,36 +371,41 @@ def _load(found, root, config):
     captions, skipped = {}, []
     for split, (file, rows) in found.items():
         folders = [Path(config.image_folder)] if config.image_folder else []
-        folders += [file.parent, root]
-        names = ("images", "Images", "Flicker8k_Dataset", file.stem.split("_")[-1])
-        folders += [root / name for name in (*names, split)]
+        folders += annotations.image_folders(file, root)
+        folders += [root / name for name in ("Images", FLICKR8K_IMAGES, split)]
+        paths = {}
         for where, name, caption in rows:
-            words = clean(caption)
+            words = clean(caption or "")
             if reason := _why_skipped(name, caption, words):
                 skipped.append((where, reason))
                 continue
-            path = annotations.first_file(folders, Path(name))
-            captions.setdefault((split, path), []).append(words)
+            if name not in paths:
+                paths[name] = _find_image(folders, name)
+            captions.setdefault((split, paths[name]), []).append(words)
     datasets.print_skipped(skipped, "caption")
-    paths = list(dict.fromkeys(path for _, path in captions))
-    if not config.image_folder and not root.joinpath(FLICKR8K).is_file():
-        annotations.print_unmatched(root, paths)
-        missing = []
-    else:  # The folder may have other images.
-        missing = [path for path in paths if not path.is_file()]
-    datasets.print_skipped(
-        (
-            (annotations.name_below(root, path), "has captions, but there is no file")
-            for path in missing
-        ),
-        "image",
-    )
-    present = [path for path in paths if path.is_file()]
+    splits_of = {}
+    for split, path in captions:
+        splits_of.setdefault(path, []).append(split)
+    others = _list_images(root) if is_whole and not config.image_folder else []
+    annotations.print_unmatched(root, splits_of, others)
+    present = list(filter(os.path.isfile, splits_of))
     files, unreadable = images.make_decodable(present)
     datasets.print_skipped(
         (annotations.name_below(root, path), reason) for path, reason in unreadable
     )
     usable = {path: file for path, file in zip(present, files, strict=True) if file}
+    datasets.print_skipped(
+        (
+            (
+                annotations.name_below(root, path),
+                f"is in {' and '.join(splits_of[path])}; leave it in one of them",
+            )
+            for path in usable
+            if len(splits_of[path]) > 1
+        ),
+        "image",
+        "kept",
+    )
     splits = {}
     for split, (file, _) in found.items():
         kept = [path for each, path in captions if each == split and path in usable]
@@ -333,10 +424,33 @@ def _load(found, root, config):
     return splits
 
 
+def _find_image(folders, name):
+    """Returns the path of an image, as other systems and programs may write it."""
+    path = annotations.first_file(folders, Path(name))
+    if os.path.isfile(path):
+        return path
+    name = name.strip().strip('"').replace("\\", "/")
+    return annotations.first_file(folders, Path(name))
+
+
+def _list_images(root):
+    """Returns the images of a folder, apart from the figures of runs in it."""
+    runs = [file.parent for file in root.rglob("*/config.json")]
+    return [
+        path
+        for path in annotations.list_images(root)
+        if not any(map(path.is_relative_to, runs))
+    ]
+
+
 def _why_skipped(name, caption, words):
     """Returns why a caption cannot be used, or None if it can."""
+    if name is None:
+        return "has an image without a file name"
     if not name.strip():
         return "names no image"
+    if caption is None:
+        return "has no caption text"
     if not words:
         return "has no words"
     if len(caption.encode()) > MAX_CAPTION_BYTES:
@@ -359,32 +473,40 @@ def _tensorflow_dataset(config):
         "image captioning",
         decoders={config.image_column: tfds.decode.SkipDecoding()},
     )
-    columns = [each for each in (config.caption_column, "captions") if each in features]
-    if not columns:
+    columns = (config.caption_column, "captions")
+    column = next((each for each in columns if each in features), None)
+    if column is None:
         raise BadInput(
             f"{config.data} has no feature {config.caption_column}, only "
             f"{', '.join(features)}; name the captions with --caption-column"
         )
-    splits, skipped = {}, []
+    splits, skipped, silent = {}, [], []
     for split, records in records_of.items():
         rows = []
         for number, record in enumerate(records):
             where = f"{name} {split} {number}"
             try:
-                texts = [clean(text) for text in _texts(record[columns[0]])]
+                texts = list(_texts(record[column]))
             except annotations.DAMAGED as error:
                 raise BadInput(
-                    f"{config.data}: `{columns[0]}` is not text; name another feature "
-                    "with --caption-column"
+                    f"{config.data}: `{column}` is not text; name another feature with "
+                    "--caption-column"
                 ) from error
-            if any(texts):
-                texts = tuple(filter(None, texts))
-                rows.append((where, record[config.image_column], texts))
+            captions = []
+            for text in texts:
+                words = clean(text)
+                if reason := _why_skipped(where, text, words):
+                    skipped.append((where, reason))
+                else:
+                    captions.append(words)
+            if captions:
+                rows.append((where, record[config.image_column], tuple(captions)))
             else:
-                skipped.append((where, "has no caption"))
+                silent.append((where, "has no caption"))
         if rows:
             splits[split] = Examples(*map(list, zip(*rows, strict=True)))
-    datasets.print_skipped(skipped, "image")
+    datasets.print_skipped(skipped, "caption")
+    datasets.print_skipped(silent, "image")
     if not splits:
         raise BadInput(f"{config.data} has no captions; choose another data set")
     return splits

@@ -12,10 +12,11 @@ from apps.common.digit_scenes import (
 from apps.common.images import encode_png
 
 SCENE_PIXELS = 64  # Height and width of a scene.
-SMALL = (14, 18)  # Heights of small digits, from and to.
-LARGE = (26, 30)
+SMALL = (18, 21)  # Heights of small digits, from and to.
+LARGE = (28, 31)
 DIGITS = [num2words(digit) for digit in range(10)]
 SIZES = {"small": SMALL, "large": LARGE}
+MAX_DEGREES = 8  # By which digits are turned.
 # Pixels by which a digit may lie beside the common row or column of both.
 MAX_SHIFT = 4
 # How the first digit of a caption lies to the second one.
@@ -54,7 +55,7 @@ def draw_scene(random, digits, labels, backgrounds):
     scene = crop_background(random, backgrounds, SCENE_PIXELS)
     is_stacked = bool(random.integers(2))
     half = SCENE_PIXELS // 2
-    margin = LARGE[1] // 2 + MAX_SHIFT
+    margin = (LARGE[1] + 1) // 2 + MAX_SHIFT
     centre = int(random.integers(margin, SCENE_PIXELS - margin + 1))
     things = []
     for side in range(2):
@@ -65,7 +66,8 @@ def draw_scene(random, digits, labels, backgrounds):
         shift = int(random.integers(-MAX_SHIFT, MAX_SHIFT + 1))
         across = centre + shift - size // 2
         top, left = (along, across) if is_stacked else (across, along)
-        paint_digit(random, scene, digit_ink(digits[i], size), top, left)
+        degrees = random.uniform(-MAX_DEGREES, MAX_DEGREES)
+        paint_digit(random, scene, digit_ink(digits[i], size, degrees), top, left)
         things.append((name, int(labels[i])))
     return encode_png(add_noise(random, scene)), caption(*things, is_stacked)
 

@@ -28,11 +28,12 @@ def score(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict:
     theirs = {i: list(each) for i, each in enumerate(references)}
     bleu, _ = Bleu(MAX_NGRAM).compute_score(theirs, ours, verbose=0)
     rouge_l, _ = Rouge().compute_score(theirs, ours)
+    cider, _ = Cider().compute_score(theirs, ours)
     pairs = zip(captions, references, strict=True)
     return {
         **{f"bleu_{n}": float(value) for n, value in enumerate(bleu, start=1)},
         "rouge_l": float(rouge_l),
-        "cider": float(ciders(captions, references).mean()),
+        "cider": float(cider),
         "exact": float(np.mean([caption in each for caption, each in pairs])),
     }
 
@@ -56,8 +57,9 @@ def variety(captions: Sequence[str], known: Iterable[str]) -> dict:
         known: The captions that the model was trained on.
 
     Returns:
-        `distinct` and `novel`, the fractions of captions that no other image has, and
-        that are not among the known ones; and `words`, the mean length.
+        `distinct`, the number of different captions, as a fraction of all; `novel`, the
+        fraction of captions that are not among the known ones; and `words`, the mean
+        length.
     """
     counts = Counter(captions)
     known = set(known)

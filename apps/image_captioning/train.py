@@ -55,6 +55,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
 
     splits = load_examples(config, runs.read_held_out(run))
     datasets.print_summary(config.data, splits, "image")
+    counts = {split: len(splits[split].all_captions) for split in splits}
+    print("  captions:", ", ".join(f"{split} {n}" for split, n in counts.items()))
     tokenizer = find_tokenizer(splits["train"], config, run)
     model = build_model(config=config, vocabulary_size=len(tokenizer))
     captioner = Captioner(model, tokenizer, config)
@@ -115,7 +117,8 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     # Phase 1: the decoder, or the whole network if nothing is pretrained.
     schedule = schedules.warm_up_and_decay(config.learning_rate, first.steps)
     compile_model(model, config, schedule)
-    fit("training", batches.take(first.steps_per_epoch), features, 0, first.epochs)
+    batches = batches.repeat().take(first.steps_per_epoch)
+    fit("training", batches, features, 0, first.epochs)
 
     # Phase 2: the backbone too, from images.
     if second.epochs:
@@ -126,7 +129,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
             config.fine_tune_learning_rate, second.steps
         )
         compile_model(model, config, schedule)
-        batches = batches.take(second.steps_per_epoch)
+        batches = batches.repeat().take(second.steps_per_epoch)
         fit("fine_tuning", batches, None, first.epochs, second.epochs)
 
     # Phase 3: the decoder on its own captions.
@@ -172,7 +175,7 @@ def find_tokenizer(examples, config, run):
     """
     if (run / TOKENIZER_FILE).exists():
         return load_tokenizer(run)
-    captions = [caption for each in examples.captions for caption in each]
+    captions = examples.all_captions
     tokenizer = train_tokenizer(captions, config.vocabulary_size, config.token)
     if config.beam_size > len(tokenizer):
         raise BadInput(

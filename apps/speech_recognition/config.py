@@ -123,7 +123,7 @@ class Config:
     patience: Count | None = None
     """Epochs without a better validation error rate after which training stops."""
     min_steps: CountOrZero = 2_500
-    """Least number of training steps; small data sets get more epochs."""
+    """Least number of training steps; every epoch repeats small data sets."""
     max_steps: Count | None = 10_000
     """Largest number of training steps; large data sets get fewer epochs, or a part of
     one."""

@@ -23,7 +23,7 @@ BUCKET_BOUNDARIES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 60
 # The split of each name that a folder or a row may have.
 SPLITS = {
     name: split for split, names in datasets.SPLIT_NAMES.items() for name in names
-} | {"dev": "validation"}
+}
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
 
 

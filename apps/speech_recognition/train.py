@@ -101,7 +101,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
 
     if short_epochs:
         fit("short", short_batches, 0, short_epochs, None)
-    batches = batches.take(length.steps_per_epoch)
+    batches = batches.repeat().take(length.steps_per_epoch)
     fit("all", batches, short_epochs, length.epochs, config.patience)
     figures.draw_curves(runs.read_history(run), run / "curves.png")
     summary = runs.finish(run, MONITOR, "min")

@@ -1,4 +1,4 @@
-"""A client of both APIs that sends what it is told, wrong requests too."""
+"""A client of both APIs that sends any request, wrong ones too."""
 
 import http.client
 import json
@@ -90,6 +90,7 @@ def started(models, *flags):
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     process.lines = []
+    ports = None
     try:
         for line in process.stderr:
             process.lines.append(line)
@@ -103,7 +104,10 @@ def started(models, *flags):
         yield client_of(ports.groups()), process
     finally:
         process.terminate()
-        process.wait(timeout=120)
+        try:
+            process.wait(timeout=120)
+        finally:
+            process.kill()  # If it does not end. The test fails then.
     reader.join()
 
 

@@ -5,8 +5,10 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
 
 from serving.config import BadInput, BatchingConfig, ModelConfig, read_batching
 from serving.embedded import Settings, served
@@ -165,6 +167,19 @@ def test_a_full_queue_refuses_more(serve):
             thread.join()
 
 
+def test_the_rows_of_clients_that_have_left_are_not_computed(serve):
+    with serve() as client:
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "model"
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto([[1.0]]))
+        with pytest.raises(grpc.RpcError):
+            client.predictions.Predict(request, timeout=0.2)
+        page = 'request_count{model_name="model",status="CANCELLED"} 1'
+        eventually(lambda: page in client.request("GET", "/metrics").body.decode())
+        answer = ask(client, [2.0], [3.0], [4.0])  # With the first it is a full batch.
+        assert answer.json["outputs"]["rows"] == [3, 3, 3]
+
+
 def test_batches_are_counted_under_the_names_of_the_server(serve):
     with serve(thread_pool_name="pool") as client:
         ask_at_once(client, *[[[1.0]]] * 4)
@@ -215,8 +230,8 @@ def test_a_file_of_the_server_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_batch_size: 8", "mend the file"),
-        ("nonsense { value: 8 }", "mend the file"),
+        ("max_batch_size: 8", "fix the file"),
+        ("nonsense { value: 8 }", "fix the file"),
         ("max_batch_size { value: 0 }", "max_batch_size must be at least 1"),
         (
             "allowed_batch_sizes: 4",

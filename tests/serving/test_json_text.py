@@ -48,6 +48,13 @@ def test_pretty_text_reads_back():
         assert json.loads(json_text.pretty(value)) == value
 
 
+def test_arrays_count_as_levels_of_indentation():
+    value = {"instances": [{"a": 1}, 2]}
+    assert json_text.pretty(value) == (
+        '{\n    "instances": [{\n            "a": 1\n        }, 2]\n}'
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [

@@ -1,8 +1,10 @@
 """What clients cannot do: stop the server, reach files, or take all its memory."""
 
+import contextlib
 import json
 import random
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-from serving import rest
+from serving import codec, rest
 from serving.config import ModelConfig
 from serving.embedded import Settings, served
 from serving.inference import Limits
+from serving.saved_model import SavedModel
 from tests.serving.client import client_of, eventually, started
 from tests.serving.saved_models import save, save_numbered
 
@@ -25,7 +28,7 @@ GOOD = {"instances": [0.0]}
 
 
 class Slow(tf.Module):
-    """Answers after as many rounds as it is told."""
+    """Answers after `x[0]` rounds of a loop."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
     def __call__(self, x):
@@ -75,7 +78,8 @@ def send(address, data, timeout=10):
         received = b""
         try:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # The server may have closed already.
+                connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 received += part
         except (TimeoutError, ConnectionError):
@@ -166,12 +170,37 @@ def test_malformed_requests_do_no_harm(client, server):
         (b'{"a":' * 100_000, "JSON Parse error: Nesting of more than 256 levels."),
         (b'{"inputs": [' + b"1," * 10_000 + b"]}", "JSON Parse error: Invalid value."),
     ],
-    ids=["lists", "dimensions", "objects", "a comma too many"],
+    ids=["open lists", "dimensions", "open objects", "a comma too many"],
 )
-def test_deep_json_is_refused(client, body, message):
+def test_wrong_json_is_refused(client, body, message):
     answer = client.predict("model", body)
     assert answer.status == 400
     assert message in answer.error
+
+
+@pytest.mark.parametrize("depth", [257, 300, 500, 900, 1000])
+@pytest.mark.parametrize(
+    ("start", "value", "end"),
+    [("[", "1", "]"), ('{"a":', "1", "}"), ('{"a":[1,', "[]", "]}"), ('{"a":', "", "")],
+)
+def test_deep_json_is_refused(client, start, value, end, depth):
+    text = start * depth + value + end * depth
+    for body in (
+        text,
+        f'{{"instances": {text}}}',
+        f'{{"x": 1, "inputs": [1, {text}]}}',
+    ):
+        answer = client.predict("model", body)
+        assert answer.status == 400
+        assert "JSON Parse error: Nesting of more than 256 levels." in answer.error
+
+
+def test_a_bug_is_answered_and_logged(folder, monkeypatch, caplog):
+    monkeypatch.setattr(codec, "read_rows", None)
+    with serve(folder) as ports:
+        answer = client_of(ports).predict("model", GOOD)
+    assert (answer.status, answer.error) == (500, "Internal error")
+    assert "Traceback" in caplog.text
 
 
 def peak_memory(process):
@@ -190,6 +219,94 @@ def test_large_bodies_are_refused_and_not_kept(client, server):
         assert answer.status == 413
         assert answer.error == f"The body is larger than {limit} bytes"
     assert peak_memory(process) < before + 2 * limit
+
+
+def tensor_request(size, value=1.0, model="model"):
+    """Returns a request of one value that is repeated."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add(size=size)
+    request.inputs["x"].float_val.append(value)
+    return request
+
+
+def test_a_small_message_for_a_large_tensor_is_refused(client):
+    predict = client.predictions.Predict
+    assert len(predict(tensor_request(4 * MEGABYTE)).outputs["y"].float_val) > 0
+    with pytest.raises(grpc.RpcError, match="tensor parsing error: x"):
+        predict(tensor_request(16 * MEGABYTE + 1))
+
+
+def test_tensors_of_several_clients_have_a_limit_together(folder):
+    # One takes 400 of 1600 bytes.
+    with serve(folder, max_body_bytes=400) as ports, ThreadPoolExecutor(8) as pool:
+        client = client_of(ports)
+
+        def ask(value):
+            try:
+                client.predictions.Predict(tensor_request(100, value, "slow"))
+            except grpc.RpcError as error:
+                return error.code()
+            return grpc.StatusCode.OK
+
+        codes = list(pool.map(ask, [10_000.0] * 8))
+        assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert codes.count(grpc.StatusCode.OK) >= 4
+        assert ask(0.0) == grpc.StatusCode.OK
+
+
+def test_large_requests_are_parsed_one_at_a_time(folder, monkeypatch):
+    parsed, most = [], []
+    parse, read_rows = codec.json_text.parse, codec.read_rows
+
+    def parse_slowly(body):
+        parsed.append(body)
+        most.append(len(parsed))
+        time.sleep(0.05)  # Long enough for the others to arrive.
+        return parse(body)
+
+    def read_and_forget(*arguments):
+        parsed.pop()
+        return read_rows(*arguments)
+
+    monkeypatch.setattr(codec.json_text, "parse", parse_slowly)
+    monkeypatch.setattr(codec, "read_rows", read_and_forget)
+    with serve(folder) as ports, ThreadPoolExecutor(6) as pool:
+        client = client_of(ports)
+        request = {"instances": [0.0] * 5000}
+        answers = pool.map(lambda _: client.predict("model", request), range(6))
+        assert [answer.status for answer in answers] == [200] * 6
+    assert most == [1] * 6
+
+
+def test_bodies_count_until_they_are_answered(folder):
+    # One takes 100 of 400 bytes.
+    with serve(folder, max_body_bytes=100) as ports, ThreadPoolExecutor(8) as pool:
+        client = client_of(ports)
+        body = json.dumps({"instances": [10_000.0]}).ljust(100)
+        answers = pool.map(lambda _: client.predict("slow", body).status, range(8))
+        statuses = list(answers)
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) >= 4
+        assert client.predict("model", GOOD).status == 200
+
+
+def test_a_client_that_does_not_read_is_dropped(folder, monkeypatch):
+    monkeypatch.setattr(rest, "WRITE_SECONDS", 0.2)
+    with serve(folder) as ports:
+        host, port = client_of(ports).rest.split(":")
+        body = json.dumps({"instances": [0.0] * 2_000_000}).encode()
+        head = "POST /v1/models/model:predict HTTP/1.1\r\nConnection: close\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port)), 30) as connection:
+            connection.sendall(head.encode() + body)
+            answer = connection.recv(1000)
+            time.sleep(1)
+            while part := connection.recv(1 << 20):
+                answer += part
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert not answer.endswith(b"}")
 
 
 def test_a_small_file_that_unpacks_to_a_large_one_is_refused(client):
@@ -221,9 +338,18 @@ def test_grpc_garbage_does_no_harm(client):
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "model"
-    request.inputs["x"].dtype = 1
     request.inputs["x"].tensor_shape.dim.add(size=1)
     request.inputs["x"].float_val.append(1.0)
+    for content in (b"", b"1234", b"x" * 100):
+        request.inputs["x"].tensor_content = content
+        for dtype in range(131):
+            request.inputs["x"].dtype = dtype
+            if dtype != 1 or len(content) == 100:
+                with pytest.raises(grpc.RpcError) as error:
+                    client.predictions.Predict(request)
+                assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    request.inputs["x"].tensor_content = b""
+    request.inputs["x"].dtype = 1
     assert client.predictions.Predict(request).outputs["y"].float_val[0] == 1.0
 
 
@@ -305,16 +431,53 @@ def test_an_answer_that_takes_too_long_is_given_up(folder):
         eventually(lambda: client.predict("slow", {"instances": [1.0]}).status == 200)
 
 
+def test_a_model_with_loops_keeps_its_timeout_after_many_fast_calls(folder):
+    with serve(folder, timeout_seconds=0.5) as ports:
+        client = client_of(ports)
+        for _ in range(300):
+            assert client.predict("slow", {"instances": [0.0]}).status == 200
+        assert client.predict("slow", {"instances": [1e4]}).status == 504
+
+
+def test_signatures_with_loops_are_not_run_in_the_event_loop(folder, tmp_path):
+    dense = tf.keras.layers.Dense(3, "relu")
+    tf.keras.Sequential([tf.keras.Input((16,)), dense]).export(tmp_path, verbose=False)
+    for path, is_bounded in (
+        (tmp_path, True),
+        (folder / "model/1", True),
+        (folder / "slow/1", False),
+    ):
+        saved_model = SavedModel(path, 60)
+        assert saved_model.is_bounded("serving_default") == is_bounded
+        saved_model.close()
+
+
+def is_refused(host, port):
+    try:
+        socket.create_connection((host, port)).close()
+    except ConnectionRefusedError:
+        return True
+
+
 def test_sigterm_answers_open_requests_first(folder, tmp_path):
     with started(folder) as (client, process):
-        with ThreadPoolExecutor(1) as pool:
-            open_request = pool.submit(client.predict, "slow", {"instances": [3000.0]})
+        host, port = client.rest.split(":")
+        body = json.dumps(GOOD).encode()
+        head = "POST /v1/models/model:predict HTTP/1.1\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port)), 60) as connection:
+            connection.sendall(head.encode() + body[:5])
+            slow = tensor_request(1, 10_000.0, "slow")
+            answer = client.predictions.Predict.future(slow, timeout=60)
             eventually(lambda: psutil.Process(process.pid).cpu_percent(0.1) > 50)
             process.terminate()
-            assert open_request.result().status == 200
+            eventually(lambda: is_refused(host, int(port)))
+            assert not answer.done()
+            assert list(answer.result().outputs["y"].float_val) == [10_000.0]
+            time.sleep(0.5)  # A server that did not wait for the body would have ended.
+            connection.sendall(body[5:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
         assert process.wait(timeout=60) == 0
-        with pytest.raises(ConnectionRefusedError):
-            client.get("model")
     assert not any("Traceback" in line for line in process.lines), process.lines
 
 

@@ -140,7 +140,7 @@ def test_signals_reach_the_server_and_no_file_stays(
         (["--host", "0.0.0.0"], "0.0.0.0"),
     ],
 )
-def test_docker_listens_on_this_machine_unless_told(
+def test_docker_listens_on_this_machine_by_default(
     start, models, temporary, flags, address
 ):
     server = start("docker", models=models, flags=[*DOCKER, *flags])

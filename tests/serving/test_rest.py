@@ -6,6 +6,15 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2
+
+from serving import codec
+from serving.config import ModelConfig
+from serving.embedded import Settings, served
+from serving.status import ServingError
+from tests.serving.client import client_of
+from tests.serving.saved_models import save
 
 ROW = [float(number) for number in range(1, 17)]
 
@@ -65,6 +74,12 @@ def test_names_and_labels_are_decoded(server):
         "Servable not found for request: Latest(../../etc/passwd)",
         404,
     )
+
+
+def test_a_model_that_is_not_there_has_no_labels(server):
+    message = "Unrecognized servable version label: x"
+    refused(server.predict("nope/labels/x", {"instances": [1]}), message)
+    refused(server.get("nope/labels/x/metadata"), message)
 
 
 def test_a_version_beyond_64_bits_is_refused(server):
@@ -184,6 +199,7 @@ def test_several_inputs_need_exactly_their_names(server):
         ({"x": x}, "keys must be equal to: img_bytes,x"),
         ({"x": x, "img_bytes": image, "y": 1}, "does not have named input: y"),
         (x, "instances is a plain list, but expecting list of objects"),
+        (image, "instances is a plain list, but expecting list of objects"),
     ):
         answer = server.predict("zoo", {"instances": [instance]})
         assert answer.status == 400
@@ -240,6 +256,12 @@ def test_numbers_have_the_types_of_the_signature(server, signature, text, expect
         assert (answer.status, answer.json) == (200, {"outputs": expected})
 
 
+def test_no_uint16_is_read_from_json():
+    for value in ([1], ["a"], 1):
+        with pytest.raises(ServingError, match=r"Conversion of JSON Value: .* uint16"):
+            codec.read_tensor(value, tf.uint16)
+
+
 def test_a_failed_assertion_of_the_graph_is_quoted(server):
     answer = server.predict(
         "edge", {"signature_name": "asrt", "inputs": [[-1.0, -1.0]]}
@@ -255,7 +277,8 @@ def test_outputs_of_different_batch_sizes_have_no_rows(server):
     request = {"signature_name": "mism", "instances": [1.0, 2.0]}
     answer = server.predict("edge", request)
     assert answer.status == 400
-    assert "has inconsistent batch size: " in answer.error
+    message = "Tensor name: y has inconsistent batch size: 2 expecting: 4"
+    assert answer.error == message
     request["inputs"] = request.pop("instances")
     answer = server.predict("edge", request)
     assert (answer.status, {*answer.json["outputs"]}) == (200, {"y", "z"})
@@ -291,6 +314,26 @@ def test_floats_have_as_few_digits_as_they_need(server, value, text):
     ).replace(b" ", b"")
 
 
+class Joined(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="x")])
+    def __call__(self, x):
+        return {"y": tf.strings.reduce_join(x), "y_bytes": tf.strings.reduce_join(x)}
+
+
+def test_a_string_may_be_a_scalar(tmp_path):
+    save(Joined(), tmp_path / "model/1")
+    models = [ModelConfig("model", tmp_path / "model")]
+    with served(Settings(models, rest_port=0, grpc_port=0)) as ports:
+        client = client_of(ports)
+        answer = client.predict("model", {"inputs": ["a", "b"]})
+        assert answer.json["outputs"] == {"y": "ab", "y_bytes": {"b64": "YWI="}}
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "model"
+        request.inputs["x"].CopyFrom(tf.make_tensor_proto([b"a", b"b"]))
+        answer = client.predictions.Predict(request)
+        assert tf.make_ndarray(answer.outputs["y"]) == b"ab"
+
+
 # Classify and regress.
 
 
@@ -319,6 +362,13 @@ def test_wrong_examples_are_refused(server, verb, request_, message):
     answer = server.post(f"zoo:{verb}", {"signature_name": "reg", **request_})
     assert answer.status == 400
     assert message in answer.error
+
+
+@pytest.mark.parametrize("verb", ["classify", "regress"])
+def test_the_number_of_inputs_is_checked_first(server, verb):
+    refused(
+        server.post(f"zoo:{verb}", {"examples": [{}]}), "Expected one input Tensor."
+    )
 
 
 def test_the_context_is_part_of_each_example(server):

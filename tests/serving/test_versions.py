@@ -1,16 +1,26 @@
 """Versions: which are served, and how they come and go."""
 
+import asyncio
 import shutil
+import threading
 
 import grpc
 import pytest
+import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2
 
 from serving.config import BadInput, ModelConfig
 from serving.embedded import Settings, served
+from serving.models import Models
 from tests.serving.client import client_of, eventually
-from tests.serving.saved_models import publish, retract, save_numbered, write_warm_up
+from tests.serving.saved_models import (
+    publish,
+    retract,
+    save,
+    save_numbered,
+    write_warm_up,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +35,18 @@ def model(sources, tmp_path):
     """The folder of a model with version 1."""
     publish(sources[1], tmp_path / "model/1")
     return tmp_path / "model"
+
+
+class Counting(tf.Module):
+    """Answers with the number of its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def __call__(self, x):
+        return {"y": 0.0 * x + self.calls.assign_add(1.0)}
 
 
 def serve(*configs):
@@ -134,14 +156,15 @@ def test_a_version_that_is_copied_slowly_is_not_served_in_part(client, model, so
 
 
 def test_a_warm_up_is_answered_before_clients_are(client, model, sources, tmp_path):
-    shutil.copytree(sources[2], tmp_path / "warm")
+    save(Counting(), tmp_path / "warm")
     write_warm_up(tmp_path / "warm", {"x": [0.5, 1.5]})
     publish(tmp_path / "warm", model / "2")
-    eventually(lambda: answer(client) == 2)
+    eventually(lambda: client.states("model").get(2) == "AVAILABLE")
+    assert answer(client) == 2  # The warm-up was the first call.
 
 
 def test_folders_that_are_no_numbers_are_ignored(sources, tmp_path):
-    for name in ("0003", "new", "2x", "-1", "1.5"):
+    for name in ("0003", "new", "2x", "-1", "1.5", str(2**63), "9" * 200):
         publish(sources[3], tmp_path / "model" / name)
     (tmp_path / "model/4").write_text("a file")
     with serve(ModelConfig("model", tmp_path / "model")) as ports:
@@ -207,7 +230,31 @@ def test_a_client_can_change_the_models(client, model, sources, tmp_path):
     request = reload_request(tmp_path, "other")
     assert client.models.HandleReloadConfigRequest(request).status.error_code == 0
     assert answer(client, "other") == 2
-    assert client.get("model").status == 404
+    assert client.states("model") == {1: "END"}
+    assert client.predict("model", {"instances": [0.0]}).status == 404
+    back = reload_request(tmp_path, "model")
+    assert client.models.HandleReloadConfigRequest(back).status.error_code == 0
+    assert answer(client) == 1
+
+
+def test_a_change_that_fails_is_an_error(client, sources, tmp_path):
+    (tmp_path / "model/2").mkdir()
+    changes = (
+        (reload_request(tmp_path, "model"), "NOT_FOUND", "model version 2: Could not"),
+        (
+            model_management_pb2.ReloadConfigRequest(),
+            "INVALID_ARGUMENT",
+            "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+            "ModelConfigList is currently supported",
+        ),
+    )
+    for request, code, message in changes:
+        with pytest.raises(grpc.RpcError, match=message) as error:
+            client.models.HandleReloadConfigRequest(request)
+        assert error.value.code() == grpc.StatusCode[code]
+    publish(sources[3], tmp_path / "model/3")  # The broken version does not matter now.
+    client.models.HandleReloadConfigRequest(changes[0][0])
+    assert answer(client) == 3
 
 
 def test_a_change_waits_for_the_models(client, sources, tmp_path):
@@ -220,6 +267,25 @@ def test_a_change_waits_for_the_models(client, sources, tmp_path):
     assert waiting.result().status.error_code == 0
     assert answer(client, "late") == 3
     assert answer(client) == 1
+
+
+def test_a_load_goes_on_after_its_client_has_left(model):
+    is_loading, may_load = threading.Event(), threading.Event()
+
+    def load(path):
+        is_loading.set()
+        may_load.wait()
+
+    async def run():
+        models = Models(load)
+        change = asyncio.create_task(models.configure([ModelConfig("model", model)]))
+        await asyncio.to_thread(is_loading.wait)
+        change.cancel()
+        may_load.set()
+        await models.refresh()
+        return models.statuses("model")[0].state
+
+    assert asyncio.run(run()) == "AVAILABLE"
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -19,6 +19,7 @@ def write_image(path):
         ("annotations/instances_train2017.json", "train"),
         ("annotations/instances_val2017.json", "validation"),
         ("Valid/_annotations.coco.json", "validation"),
+        ("annotations/captions_dev2017.json", "validation"),
         ("my-test/a.json", "test"),
         ("contest/a.json", "train"),
         ("a.json", "train"),
@@ -46,15 +47,19 @@ def test_the_first_folder_that_has_a_file_gives_its_path(tmp_path):
     write_image(tmp_path / "c/x.png")
     assert annotations.first_file(folders, Path("x.png")) == tmp_path / "b/x.png"
     assert annotations.first_file(folders, Path("y.png")) == tmp_path / "a/y.png"
+    long = "y" * 300
+    assert annotations.first_file(folders, Path(long)) == tmp_path / "a" / long
 
 
 def test_files_without_a_partner_are_reported(tmp_path, capsys):
     for name in ("a.png", "b.png", "masks/c.png"):
         write_image(tmp_path / name)
     (tmp_path / "README.md").touch()
-    annotated = [tmp_path / "a.png", tmp_path / "gone.png"]
+    long = "y" * 300
+    annotated = [tmp_path / "a.png", tmp_path / "gone.png", tmp_path / long]
     annotations.print_unmatched(tmp_path, annotated)
-    missing = "skipped 1 file: is annotated, but there is no such file: gone.png"
+    reason = "is annotated, but there is no such file"
+    missing = f"skipped 2 files: {reason}: gone.png, {long}"
     assert capsys.readouterr().err.splitlines() == [
         missing,
         "skipped 2 files: has no annotation: b.png, masks/c.png",
@@ -115,5 +120,6 @@ def test_json_files_that_are_damaged_or_no_objects_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"a.json is damaged \(.*\); export it again"):
         annotations.read_json(path)
     path.write_text("[1, 2]")
+    assert annotations.load_json(path) == [1, 2]
     with pytest.raises(BadInput, match=r"a.json holds no annotations; remove it"):
         annotations.read_json(path)

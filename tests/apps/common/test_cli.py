@@ -30,6 +30,8 @@ class Config:
     # Training
     epochs: Count = 1
     """Passes over the data."""
+    photo_folder: str | None = None
+    """Where the photographs are."""
 
     def __post_init__(self):
         check_ranges(Config, vars(self))
@@ -134,6 +136,11 @@ def command(trained, monkeypatch):
         (["--data", "here.csv"], Config(f"{HERE}/here.csv"), "runs/example/here"),
         (["--data=../here/."], Config(HERE), "runs/example/here"),
         (["tiny", "--data=."], Config(HERE), "runs/example/here"),
+        (
+            ["--photo-folder", "photos"],
+            Config("tiny", photo_folder=f"{HERE}/photos"),
+            "runs/example/tiny",
+        ),
         # The built-in data set has a name, whatever lies here.
         (["--data", "tiny"], Config("tiny"), "runs/example/tiny"),
     ],
@@ -145,7 +152,9 @@ def test_train_starts_from_a_preset_or_the_defaults(
     (here / "tiny").mkdir(parents=True)
     (here / "here.csv").touch()
     monkeypatch.chdir(here)
-    config = dataclasses.replace(config, data=config.data.replace(HERE, str(here)))
+    folder = config.photo_folder and config.photo_folder.replace(HERE, str(here))
+    data = config.data.replace(HERE, str(here))
+    config = dataclasses.replace(config, data=data, photo_folder=folder)
     command("train", *arguments)
     assert trained == [(config, Path(run))]
 

@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_long_titles_lose_their_middle(monkeypatch, tmp_path):
     figures.draw_grid([grey], [f"{name}\ncat 0.9"], tmp_path / "long.png")
     (title,) = titles
     assert title == f"a{'b' * 9}…{'b' * 2}c_$1.jpg\ncat 0.9"
+
+
+def test_letters_that_the_font_lacks_cause_no_warnings(tmp_path):
+    grey = encode(np.full((8, 8, 3), 128, "uint8"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.draw_grid([grey], ["一只狗"], tmp_path / "grid.png")
+        maps = [np.ones((2, 2), "float32")]
+        figures.draw_attention([grey], [["狗"]], [maps], ["狗"], tmp_path / "a.png")
 
 
 def test_only_the_first_60_images_are_drawn(tmp_path):

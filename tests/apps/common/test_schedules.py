@@ -50,21 +50,21 @@ def test_large_data_sets_get_fewer_epochs(
     ("steps_per_epoch", "max_steps", "epochs", "expected"),
     [
         (100, None, [20], [(20, 100)]),
-        (10, None, [20], [(50, 10)]),
-        (7, 9_999, [20], [(72, 7)]),
-        (10, None, [2, 20], [(5, 10), (46, 10)]),
+        (10, None, [20], [(20, 25)]),
+        (7, 9_999, [20], [(20, 25)]),
+        (10, None, [2, 20], [(2, 23), (20, 23)]),
         # The largest number counts more than the least.
         (10, 499, [20], [(20, 10)]),
         (10, 100, [20], [(10, 10)]),
         (10, None, [0], [(0, 10)]),
     ],
 )
-def test_small_data_sets_get_more_epochs(
+def test_epochs_repeat_small_data_sets(
     steps_per_epoch, max_steps, epochs, expected, capsys
 ):
     lengths = limit_epochs(steps_per_epoch, max_steps, *epochs, min_steps=500)
     assert lengths == expected
-    is_longer = sum(each.epochs for each in lengths) > sum(epochs)
+    is_longer = lengths[0].steps_per_epoch > steps_per_epoch
     assert ("--min-steps is 500" in capsys.readouterr().out) == is_longer
 
 

@@ -95,6 +95,16 @@ def test_the_header_tells_what_separates_the_fields_of_csv(separator, name, tmp_
     assert read(path) == [('good, or "so"; so', "yes")]
 
 
+@pytest.mark.parametrize("separator", [", ", ";  ", "\t "])
+def test_spaces_may_follow_the_separators_of_csv(separator, tmp_path):
+    rows = [("text", "label"), ('"good, or; so"', "yes"), ('so "so"', "no ")]
+    path = write(tmp_path / "a.csv", *map(separator.join, rows))
+    assert read(path) == [("good, or; so", "yes"), ('so "so"', "no ")]
+    # Elsewhere, spaces belong to the text.
+    path = write(tmp_path / "a.tsv", "text\tlabel", " good\t yes")
+    assert read(path) == [(" good", " yes")]
+
+
 def test_rows_with_more_fields_than_the_header_are_skipped(tmp_path, capsys):
     rows = ["text,label", "good, but late,no", "good,yes", "bad,no,", "so, so,no"]
     path = write(tmp_path / "a.csv", *rows)
@@ -231,6 +241,9 @@ def found(root, *arguments, **options):
 def test_split_names_vary_but_their_order_does_not(tmp_path):
     for name in ("Test.TSV", "training.x.csv.gz", "valid.csv", "test.txt", "train"):
         (tmp_path / name).touch()
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/Dev.csv").touch()
+    assert found(tmp_path / "dev") == [("validation", "Dev.csv")]
     assert found(tmp_path) == [
         ("train", "training.x.csv.gz"),
         ("validation", "valid.csv"),

@@ -46,6 +46,8 @@ def test_few_images_are_all_neighbors(tmp_path):
     splits = {**SPLITS, "train": make_examples(5)}
     record = baseline.measure(splits, None, tmp_path)
     assert record["name"] == "most usual caption of 5 images with similar pixels"
+    one = baseline.measure({**SPLITS, "train": make_examples(1)}, None, tmp_path)
+    assert one["name"] == "most usual caption of 1 image with similar pixels"
     # All images get the same caption.
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+")
     captions = [each for row in splits["train"].captions for each in row]

@@ -12,7 +12,7 @@ from apps.common.errors import BadInput
 from apps.common.images import encode_png
 from apps.image_captioning import data
 from apps.image_captioning.config import Config
-from tests.apps.image_captioning.tiny import small, write_images, write_lines
+from tests.apps.image_captioning.tiny import BOXES, small, write_images, write_lines
 
 ROWS = [
     "a.png\tA black dog.",
@@ -52,6 +52,8 @@ def sizes_of(path, **changes):
         ("cafe\u0301 - - -tail", "café tail"),
         ("नमस्ते, दुनिया।", "नमस्ते दुनिया"),
         ("一只狗。", "一只狗"),
+        ("می\u200cخواهم ශ්\u200dරී", "میخواهم ශ්රී"),
+        ("a sun\u00adset\u200b", "a sunset"),
         ("?! … ❤\ufe0f \u0301", ""),
         ("", ""),
     ],
@@ -78,7 +80,9 @@ def test_a_table_of_captions_is_read(folder, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["captions.csv", "mine.txt", "results.csv.gz"])
+@pytest.mark.parametrize(
+    "name", ["captions.csv", "captions.txt", "Captions.txt.gz", "results.csv.gz"]
+)
 def test_tables_with_commas_are_read(name, tmp_path):
     """`captions.txt` of Kaggle has this form."""
     write_images(tmp_path / "Images", *CAPTIONS)
@@ -91,10 +95,16 @@ def test_tables_with_commas_are_read(name, tmp_path):
     path = tmp_path / name
     content = "\r\n".join(rows).encode()
     path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    assert read(tmp_path) == {
+    expected = {
         "Images/a.png": ("a black old dog", "two dogs"),
         "Images/b.jpg": ("a sign says stop",),
     }
+    assert read(tmp_path) == expected
+    # Under any other name, a text is no table unless it is passed.
+    path = path.rename(tmp_path / f"mine.txt{'.gz' * name.endswith('gz')}")
+    assert read(path) == expected
+    with pytest.raises(BadInput, match="has no captions; add"):
+        read(tmp_path)
 
 
 def test_other_columns_and_folders_can_be_named(tmp_path, capsys):
@@ -126,6 +136,7 @@ def test_tables_of_splits_are_kept(tmp_path):
         rows = [f"{name}\ta dog" for name in names]
         write_table(tmp_path / f"{split}.tsv", rows)
     (tmp_path / "LICENSE.txt").write_text("yours")
+    (tmp_path / "test_images.txt").write_text("test0.png")
     assert sizes_of(tmp_path) == {"train": 4, "validation": 2, "test": 3}
     splits = data.load_examples(small(tmp_path))
     assert datasets.sizes(splits) == {"train": 4, "validation": 2, "test": 3}
@@ -134,16 +145,91 @@ def test_tables_of_splits_are_kept(tmp_path):
         assert {name[7:10] for name in examples.names} == {split[:3]}
 
 
-def test_other_tables_lie_beside_that_of_the_captions(tmp_path):
+def test_other_tables_lie_beside_that_of_the_captions(tmp_path, capsys):
     write_images(tmp_path, *CAPTIONS)
     table = write_table(tmp_path / "captions.tsv")
-    for name in ("LICENSE.txt", "sizes.csv"):
+    for name in ("LICENSE.txt", "._captions.tsv"):
         (tmp_path / name).write_text("mine")
     assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err == ""
     table.rename(tmp_path / "table.tsv")
-    with pytest.raises(BadInput, match=r"several tables, LICENSE.txt, sizes.csv, tab"):
+    assert read(tmp_path) == CAPTIONS
+    for name in ("sizes.csv", "test_a.tsv"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(BadInput, match=r"several tables, sizes.csv, table.tsv, test_a"):
         read(tmp_path)
     assert read(tmp_path / "table.tsv") == CAPTIONS
+    write_table(tmp_path / "captions.csv", ["a.png,a dog"], "image,caption")
+    assert read(tmp_path) == {"a.png": ("a dog",)}
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "skipped 3 files: is not read beside captions.csv: sizes.csv, table.tsv, "
+        "test_a.tsv"
+    )
+    write_table(tmp_path / "captions.tsv")
+    with pytest.raises(BadInput, match=r"several tables, captions.csv, captions.tsv;"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dev.tsv", "Dev.csv", "val.txt"])
+@pytest.mark.parametrize("train", ["train.tsv", "captions.tsv"])
+def test_captions_are_those_of_the_training_beside_another_split(train, name, tmp_path):
+    write_images(tmp_path, *CAPTIONS)
+    write_table(tmp_path / train, ROWS[:3])
+    write_table(tmp_path / name, [ROWS[3].replace("\t", ",")], "image,caption")
+    if name.endswith("tsv"):
+        write_table(tmp_path / name, ROWS[3:])
+    splits = data.read_splits(small(tmp_path))
+    names = {split: examples.names for split, examples in splits.items()}
+    assert names == {"train": ["a.png", "b.jpg"], "validation": ["c.png"]}
+    assert list(names) == ["train", "validation"]
+
+
+def test_unread_tables_are_named(tmp_path, capsys):
+    write_images(tmp_path, *CAPTIONS)
+    for name in ("train.tsv", "captions.tsv", "captions.csv"):
+        write_table(tmp_path / name)
+    assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err == (
+        "skipped 2 files: is not read beside train.tsv: captions.csv, captions.tsv\n"
+    )
+    (tmp_path / "train.tsv").rename(tmp_path / "train.txt")
+    write_json(tmp_path / "captions_train.json", coco(CAPTIONS))
+    assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err == (
+        "skipped 3 files: is not read beside captions_train.json: captions.csv, "
+        "captions.tsv, train.txt\n"
+    )
+
+
+def test_names_may_be_written_as_other_programs_do(tmp_path, capsys):
+    write_images(tmp_path / "images", "day/a.png", "b.png", " c.png")
+    rows = ["images\\day\\a.png\tthe sun", ' "b.png" \tthe sea', " c.png\tthe moon"]
+    write_table(tmp_path / "captions.tsv", rows)
+    expected = {
+        "images/day/a.png": ("the sun",),
+        "images/b.png": ("the sea",),
+        "images/ c.png": ("the moon",),
+    }
+    assert read(tmp_path) == expected
+    captions = {row.split("\t")[0]: (row.split("\t")[1],) for row in rows}
+    write_json(tmp_path / "captions.json", coco(captions))
+    assert read(tmp_path / "captions.json") == expected
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("separator", [", ", "; "])
+def test_spaces_may_follow_the_commas(separator, tmp_path):
+    write_images(tmp_path, *CAPTIONS)
+    rows = [
+        separator.join(row)
+        for row in (
+            ("image", "caption"),
+            ("a.png", "a dog"),
+            ("b.jpg", '"old, or; young"'),
+        )
+    ]
+    write_lines(tmp_path / "captions.csv", *rows)
+    assert read(tmp_path) == {"a.png": ("a dog",), "b.jpg": ("old or young",)}
 
 
 # Held-out splits
@@ -206,6 +292,61 @@ def test_captions_that_cannot_be_used_are_named(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_captions_of_several_lines_are_named(is_closed, tmp_path, capsys):
+    write_images(tmp_path, *CAPTIONS)
+    rows = ['a.png,"a dog', "b.jpg,the sea", "c.png,a hat"]
+    if is_closed:
+        rows[1] += '"'
+    table = write_table(
+        tmp_path / "captions.csv", ['b.jpg,"the moon\n"', *rows], "image,caption"
+    )
+    expected = {"b.jpg": ("the moon",)} | ({"c.png": ("a hat",)} if is_closed else {})
+    assert read(table) == expected
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"skipped 1 caption: spans several lines; close its quotes: line 4 of {table}"
+    )
+
+
+@pytest.mark.parametrize("name", ["a long caption " * 20, "nul\0.png"])
+def test_names_that_no_file_can_have_are_named(name, tmp_path, capsys):
+    write_images(tmp_path, *CAPTIONS)
+    table = write_table(tmp_path / "captions.tsv", [*ROWS, f"{name}\ta dog"])
+    assert read(tmp_path) == CAPTIONS
+    reason = "skipped 1 file: is annotated, but there is no such file: "
+    assert capsys.readouterr().err == f"{reason}{name.strip()}\n"
+    write_table(table, ["\t".join(reversed(row.split("\t"))) for row in ROWS])
+    with pytest.raises(BadInput, match="no caption of a readable image"):
+        read(tmp_path)
+
+
+def test_images_of_two_splits_are_named(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(6)]
+    write_images(tmp_path, *names)
+    rows = [f"{name}\ta dog" for name in names]
+    write_table(tmp_path / "train.tsv", [*rows, rows[0]])
+    write_table(tmp_path / "val.tsv", rows[5:])
+    write_table(tmp_path / "test.tsv", [f"./{row}" for row in rows[1:5]])
+    assert sizes_of(tmp_path) == {"train": 6, "validation": 1, "test": 4}
+    assert capsys.readouterr().err.splitlines() == [
+        "kept 4 images: is in train and test; leave it in one of them: 1.png, 2.png, "
+        "3.png and 1 more",
+        "kept 1 image: is in train and validation; leave it in one of them: 5.png",
+    ]
+
+
+def test_figures_of_runs_are_no_images_without_captions(tmp_path, capsys):
+    write_images(tmp_path, *CAPTIONS, "runs/mine/evaluation/worst.png", "new/x.png")
+    write_table(tmp_path / "captions.tsv")
+    (tmp_path / "runs/mine/config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")  # Not of a run.
+    assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err.splitlines() == [
+        "skipped 1 file: has no captions of COCO: config.json",
+        "skipped 1 file: has no annotation: new/x.png",
+    ]
+
+
 def test_images_and_captions_without_one_another_are_named(tmp_path, capsys):
     write_images(tmp_path, *CAPTIONS, "alone.png", "mute.png")
     rows = [*ROWS, *[f"lost{i}.png\ta dog" for i in (5, 5, 1, 2, 3)], "mute.png\t"]
@@ -219,8 +360,8 @@ def test_images_and_captions_without_one_another_are_named(tmp_path, capsys):
     ]
     assert read(table, image_folder=str(tmp_path)) == CAPTIONS
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "skipped 4 images: has captions, but there is no file: lost5.png, lost1.png, "
-        "lost2.png and 1 more",
+        "skipped 4 files: is annotated, but there is no such file: lost1.png, "
+        "lost2.png, lost3.png and 1 more",
     ]
 
 
@@ -287,20 +428,66 @@ def test_a_json_file_of_coco_is_read(folder, tmp_path, capsys):
 
 
 def test_a_folder_of_coco_is_read(tmp_path, capsys):
-    for split, name in (("train", "a.png"), ("val", "b.jpg")):
+    for split, name in (("train", "a.png"), ("dev", "b.jpg")):
         write_images(tmp_path / f"{split}2017", name)
         captions = coco({name: CAPTIONS[name]})
         write_json(tmp_path / f"annotations/captions_{split}2017.json", captions)
-        boxes = coco({name: ()}, annotations=[{"image_id": 7, "bbox": [0, 0, 3, 3]}])
-        write_json(tmp_path / f"annotations/instances_{split}2017.json", boxes)
+        # Other annotations are large, so they are not even read.
+        write_lines(tmp_path / f"annotations/instances_{split}2017.json", "damaged")
     splits = data.read_splits(small(tmp_path))
     assert splits["train"].names == ["train2017/a.png"]
-    assert splits["validation"].names == ["val2017/b.jpg"]
+    assert splits["validation"].names == ["dev2017/b.jpg"]
     assert splits["train"].captions == [CAPTIONS["a.png"]]
-    assert capsys.readouterr().err.splitlines() == [
-        f"skipped 1 file: has no captions of COCO: instances_{split}2017.json"
-        for split in ("train", "val")
+    assert capsys.readouterr().err == (
+        "skipped 2 files: is not read beside captions_dev2017.json: "
+        "instances_dev2017.json, instances_train2017.json\n"
+    )
+    splits = data.read_splits(small(tmp_path / "annotations"))
+    assert splits["train"].names == ["train2017/a.png"]
+
+
+@pytest.mark.parametrize(
+    "folder", ["train2017", "images/train2017", "train2017/images", "annotations"]
+)
+def test_images_lie_beside_the_annotations_of_coco(
+    folder, tmp_path, capsys, monkeypatch
+):
+    write_images(tmp_path / folder, *CAPTIONS)
+    write_images(tmp_path / "val2017", "other.png")
+    path = write_json(tmp_path / "annotations/captions_train2017.json", coco(CAPTIONS))
+    expected = {f"{folder}/{name}": CAPTIONS[name] for name in CAPTIONS}
+    assert read(path) == expected
+    assert capsys.readouterr().err == ""  # Other images belong to other files.
+    monkeypatch.chdir(path.parent)
+    assert read(path.name) == expected
+
+
+def test_images_of_tables_lie_in_folders_of_their_splits(tmp_path):
+    for split, name in (("train", "a.png"), ("val", "b.jpg"), ("test", "c.png")):
+        write_images(tmp_path / f"images/{split}", name)
+        write_table(tmp_path / f"{split}.tsv", [f"{name}\ta {split}"])
+    assert list(read(tmp_path)) == [
+        *("images/train/a.png", "images/val/b.jpg", "images/test/c.png")
     ]
+
+
+@pytest.mark.parametrize("content", [[], BOXES, "a text"])
+def test_other_json_files_are_named(content, tmp_path, capsys):
+    write_images(tmp_path, *CAPTIONS)
+    write_json(tmp_path / "results.json", content)
+    says = "skipped 1 file: has no captions of COCO: results.json\n"
+    write_table(tmp_path / "captions.tsv")
+    assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err == says
+    (tmp_path / "captions.tsv").unlink()
+    write_json(tmp_path / "train.json", coco(CAPTIONS))
+    assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err == says
+    (tmp_path / "train.json").rename(tmp_path / "my_Captions.json")
+    assert read(tmp_path) == CAPTIONS
+    assert capsys.readouterr().err == (
+        "skipped 1 file: is not read beside my_Captions.json: results.json\n"
+    )
 
 
 def test_what_coco_lacks_is_named(tmp_path, capsys):
@@ -310,13 +497,22 @@ def test_what_coco_lacks_is_named(tmp_path, capsys):
         {"image_id": 999, "caption": "a dog"},
         {"image_id": 10, "caption": None},
         {"image_id": 10, "caption": ""},
+        {"image_id": 10, "caption": ["the sea"]},
+        {"image_id": 10, "caption": {"en": "the sea"}},
+        {"image_id": 99, "caption": "the moon"},
+        {"image_id": 10, "caption": "\ntwo\nlines\n"},
     ]
+    content["images"] += [{"id": i, "file_name": None} for i in (99, 100)]
     path = write_json(tmp_path / "captions.json", content)
-    assert list(read(path)) == ["a.png", "b.jpg"]
+    captions = {"a.png": CAPTIONS["a.png"], "b.jpg": ("the sea", "two lines")}
+    assert read(path) == captions
     assert capsys.readouterr().err.splitlines() == [
         f"skipped 1 caption: names no image: annotation 4 of {path}",
-        f"skipped 3 captions: has no words: annotation 5 of {path}, annotation 6 of "
-        f"{path}, image c.png of {path}",
+        f"skipped 3 captions: has no caption text: annotation 5 of {path}, annotation "
+        f"7 of {path}, annotation 8 of {path}",
+        f"skipped 2 captions: has no words: annotation 6 of {path}, image c.png of "
+        f"{path}",
+        f"skipped 1 caption: has an image without a file name: annotation 9 of {path}",
         "skipped 1 file: has no annotation: c.png",
     ]
 
@@ -368,8 +564,29 @@ def test_flickr8k_is_read(tmp_path, capsys):
         assert splits[split].captions == [CAPTIONS[name]]
     assert capsys.readouterr().err.splitlines() == [
         f"skipped 1 caption: has no words: {tmp_path}/Flickr_8k.devImages.txt",
-        "skipped 1 image: has captions, but there is no file: lost.jpg",
+        "skipped 1 file: is annotated, but there is no such file: lost.jpg",
     ]
+    splits = data.load_examples(small(tmp_path / "Flickr8k.token.txt"))
+    assert splits["test"].names == ["images/c.png"]
+
+
+@pytest.mark.parametrize(
+    "path", [".", "Flickr8k_text", "Flickr8k_text/Flickr8k.token.txt"]
+)
+def test_the_folders_of_flickr8k_may_lie_beside_one_another(path, tmp_path):
+    write_flickr8k(tmp_path / "Flickr8k_text")
+    folder = tmp_path / "Flickr8k_text/images"
+    folder.rename(tmp_path / "Flicker8k_Dataset")
+    splits = data.load_examples(small(tmp_path / path))
+    assert splits["test"].names == ["Flicker8k_Dataset/c.png"]
+
+
+def test_images_in_two_lists_of_flickr8k_are_named(tmp_path, capsys):
+    write_flickr8k(tmp_path)
+    write_lines(tmp_path / "Flickr_8k.testImages.txt", "c.png", "a.png")
+    data.load_examples(small(tmp_path))
+    says = "kept 1 image: is in train and test; leave it in one of them: images/a.png"
+    assert says in capsys.readouterr().err.splitlines()
 
 
 def test_flickr8k_needs_lists_of_its_images(tmp_path):
@@ -406,16 +623,23 @@ def test_tensorflow_datasets_like_coco_captions_are_read(tmp_path, capsys):
     caption = tfds.features.Sequence({"id": np.int64, "text": TEXT})
     texts = [[f"Number {i}.", "?", f"{i}, again"] for i in range(6)]
     texts[1] = ["..."]
+    texts[3].append("word " * 1001)
     captions = [{"id": [0] * len(each), "text": each} for each in texts]
     store("tiny_coco", caption, captions, tmp_path)
     splits = data.read_splits(Config("tfds:tiny_coco"))
     assert datasets.sizes(splits) == {"train": 3, "test": 2}
-    assert "skipped 1 image: has no caption: tiny_coco train" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "skipped 1 image: has no caption: tiny_coco train" in said
+    assert "skipped 6 captions: has no words: tiny_coco " in said
+    assert "skipped 1 caption: has more than 5000 bytes: tiny_coco " in said
     every = datasets.join(splits.values())
     numbers = [int(each[0].split()[1]) for each in every.captions]
     assert sorted(numbers) == [0, 2, 3, 4, 5]
     assert every.captions == [(f"number {i}", f"{i} again") for i in numbers]
     assert len(set(every.names)) == 5
+    # The named feature goes before `captions`.
+    with pytest.raises(BadInput, match="`image` is not text"):
+        data.read_splits(Config("tfds:tiny_coco", caption_column="image"))
     image = every.image_bytes(0)
     assert Image.open(io.BytesIO(image)).size == (8, 6)
 

@@ -77,11 +77,24 @@ def test_images_are_captioned_in_their_order():
     assert scores.seconds > 0
 
 
+def test_images_are_read_a_batch_at_a_time(monkeypatch):
+    read = []
+    monkeypatch.setattr(Examples, "image_bytes", lambda _, i: read.append(i) or b"0")
+    most = []
+
+    def predict(encoded_images):
+        most.append(len(read))
+        return {"captions": np.full(len(encoded_images), b"a dog", object)}
+
+    assert score(predict, EXAMPLES).captions == ["a dog"] * 40
+    assert most == [1, 33, 41]
+
+
 def test_the_report_has_both_searches():
     examples = Examples(["a", "b"], [b"a", b"b"], [("a red cat", "one cat"), ("dogs",)])
     beam = Scores(["one cat", "dogs"], examples, 0.5)
     greedy = Scores(["dogs", "dogs"], examples, 0.25)
-    report = summarize({"greedy": greedy, "beam": beam}, [("dogs", "two dogs")])
+    report = summarize({"greedy": greedy, "beam": beam}, ["dogs", "two dogs"])
     assert report["images"] == 2
     assert (report["images_per_second"], report["greedy"]["images_per_second"]) == (
         4,
@@ -166,6 +179,13 @@ def test_other_data_has_other_columns_and_folders(run, own_data, tmp_path, capsy
     with pytest.raises(BadInput, match="column"):
         evaluate(str(run), str(other), "test", str(images), columns)
     assert not (run / "evaluation").exists()
+
+
+def test_the_images_may_be_elsewhere(run, own_data, tmp_path):
+    shutil.copytree(own_data / "images", tmp_path / "photos")
+    assert evaluate(str(run), image_folder=str(tmp_path / "photos"))["exact"] == 1
+    with pytest.raises(BadInput, match="there is no folder nowhere"):
+        evaluate(str(run), image_folder="nowhere")
 
 
 def test_an_unknown_split_is_refused(run, tmp_path):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from apps.common import datasets, figures, runs
 from apps.common.errors import BadInput
+from apps.common.text import read_table
 from apps.image_captioning import predict as module
 from apps.image_captioning.config import Config
 from apps.image_captioning.data import load_split
@@ -71,11 +72,14 @@ def test_captions_are_printed_written_and_drawn(run, photos, tmp_path, capsys):
 
 
 def test_a_table_holds_any_name_and_caption(tmp_path):
-    names, captions = ['a "b".png', "tab\there.png"], ["one\nline", "ça"]
+    names, captions = ['a "b".png', "tab\there.png"], ["one\r\nline", "ça"]
     write_table(tmp_path / "t.tsv", names, captions, np.array([-0.25, -1]))
-    with (tmp_path / "t.tsv").open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file, delimiter="\t")
-    assert rows == [[names[0], captions[0], "-0.2500"], [names[1], "ça", "-1.0000"]]
+    columns = {name: name for name in ("image", "caption", "score")}
+    rows = read_table(tmp_path / "t.tsv", columns)
+    assert rows == [
+        (2, ('a "b".png', "one  line", "-0.2500")),
+        (3, ("tab here.png", "ça", "-1.0000")),
+    ]
 
 
 def test_by_default_a_few_test_images_are_captioned(

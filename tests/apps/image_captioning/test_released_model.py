@@ -51,6 +51,12 @@ def test_it_captions_as_well_as_its_card_says(card, examples, served):
         assert scores[name] == pytest.approx(row[name], abs=0.005)
 
 
+def test_its_engines_caption_alike(card):
+    rows = {row["engine"]: row for row in card["engines"]}
+    assert set(rows) == {"trained model", "SavedModel", "float16"}
+    assert all(row["changed_captions"] <= 0.03 for row in rows.values())
+
+
 def test_it_beats_its_baseline(card):
     (row,) = [row for row in card["engines"] if row["engine"] == "SavedModel"]
     baseline = card["baseline"]["test"]
@@ -60,7 +66,7 @@ def test_it_beats_its_baseline(card):
 
 def test_its_captions_vary(examples, served):
     found = metrics.variety(served, [])
-    assert found["distinct"] > 0.3
+    assert found["distinct"] > 0.7
     assert 7 < found["words"] < 13
     words = {word for caption in served for word in caption.split()}
     assert len(words) > 200
@@ -80,10 +86,10 @@ def test_served_and_on_a_device_it_captions_alike(examples, served):
     def same(where):
         return np.mean(expected == score(load_model(str(where)), some).captions)
 
-    assert same(RELEASED / "edge") >= 0.95
+    assert same(RELEASED / "edge") >= 0.97
     with serve("image_captioning", RELEASED / "1") as addresses:
         for address in addresses:
-            assert same(address) >= 0.95
+            assert same(address) >= 0.97
 
 
 def test_it_needs_no_loop_on_a_device():

@@ -10,6 +10,7 @@ from apps.common.predictors import as_predictor
 from apps.common.tokenizer import train_tokenizer
 from apps.image_captioning import batches, metrics, model
 from apps.image_captioning import train as training_module
+from apps.image_captioning.config import Config
 from apps.image_captioning.data import load_examples, load_split
 from apps.image_captioning.signatures import Captioner, load_run, save_tokenizer
 from apps.image_captioning.train import (
@@ -18,6 +19,7 @@ from apps.image_captioning.train import (
     make_writer,
     train,
 )
+from tests.apps.image_captioning import shapes
 from tests.apps.image_captioning.tiny import make_examples, small, write_lines
 
 # A pretrained network whose features cost little.
@@ -92,7 +94,13 @@ def test_pretrained_features_are_computed_once_and_removed(
     assert datasets.sizes(load_examples(config))["validation"] == 3
     # Self-critical training has another loss, which could not be compared.
     assert list(phases) == ["training"]
-    assert "no self-critical epochs: they need at least 10" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no self-critical epochs: they need at least 10" in out
+    numbers = ", ".join(
+        f"{split} {sum(map(len, examples.captions))}"
+        for split, examples in load_examples(config).items()
+    )
+    assert f"\n  captions: {numbers}\n" in out
     phase = phases["training"]
     assert phase["has_features"]
     assert "features" in phase["folders"]
@@ -195,7 +203,7 @@ def test_random_weights_are_trained_in_the_first_phase(walls, phases, tmp_path):
     [
         # 27 training images have about 54 captions.
         ({"max_steps": 5, "epochs": 3}, (1, 5)),
-        ({"min_steps": 60, "epochs": 3}, None),
+        ({"min_steps": 60, "epochs": 3}, (3, 20)),
     ],
 )
 def test_steps_are_limited(limits, expected, walls, tmp_path, monkeypatch):
@@ -210,11 +218,16 @@ def test_steps_are_limited(limits, expected, walls, tmp_path, monkeypatch):
         train(small(walls, max_minutes=7, patience=3, **limits), tmp_path / "run")
     steps, options = started.value.args
     assert (options["max_minutes"], options["patience"]) == (7, 3)
-    if expected is None:
-        assert steps * options["epochs"] >= 60
-        assert steps * (options["epochs"] - 1) < 60
-    else:
-        assert (options["epochs"], steps) == expected
+    assert (options["epochs"], steps) == expected
+
+
+@pytest.mark.slow
+def test_a_small_data_set_is_learned(tmp_path):
+    """An epoch would have six steps, and five of them patience."""
+    folder = shapes.write(tmp_path / "data", range(0, 360, 3))  # One caption each.
+    settings = shapes.SMALL | {"learning_rate": 2e-3, "min_steps": 240}
+    summary = train(Config(str(folder), **settings), tmp_path / "run")
+    assert summary["val_cider"] > 5
 
 
 # Parts of the training

@@ -9,6 +9,12 @@ from apps.image_captioning.config import Config
 from apps.image_captioning.data import Examples
 
 COLORS = ["red", "green", "blue", "yellow", "black", "white"]
+# COCO's JSON of another task.
+BOXES = {
+    "images": [{"id": 1, "file_name": "1.png"}],
+    "categories": [{"id": 1, "name": "wall"}],
+    "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5]}],
+}
 
 
 def write_images(folder, *names):

@@ -52,15 +52,16 @@ def test_text_files_that_do_not_fit_are_refused(refused, tmp_path):
     (tmp_path / "a.en").write_text("good\n")
     train = ["train", "--data", "a.de"]
     refused(*train, says=["a.de is not a table", "--target-data"])
-    refused(*train, "--target-data", "b.en", says=["no file b.en"])
-    refused(*train, "--target-data", "a.en", says=["a.de has 2 lines and a.en 1"])
+    refused(*train, "--target-data", "b.en", says=["no file ", "/b.en"])
+    refused(*train, "--target-data", "a.en", says=["a.de has 2 lines and ", "/a.en 1"])
     (tmp_path / "a.en").write_bytes(b"good\ncaf\xe9\n")
     refused(*train, "--target-data", "a.en", says=["a.en is not UTF-8", "line 2"])
     (tmp_path / "a.en").write_text("\n\n")
     refused(*train, "--target-data", "a.en", says=["a.de has no sentence with"])
     refused("train", "--data", "b.de", "--target-data", "a.en", says=["no file b.de"])
+    says = ["--target-data ", "/a.en belongs to a text file"]
     for data in (("--data", "b.tsv"), ("numbers",), ("--data", ".")):
-        refused("train", *data, "--target-data", "a.en", says=["--target-data a.en"])
+        refused("train", *data, "--target-data", "a.en", says=says)
 
 
 def test_folders_that_lack_something_are_refused(refused, tmp_path):
