@@ -90,8 +90,13 @@ class Config:
     beta: Weight = 1.0
     """Weight of the divergence from the prior in the loss of a `vae`. More gives better
     new faces, less gives better reconstructions."""
+    loss: Literal["logistic", "hinge"] = "logistic"
+    """Loss of a GAN: `logistic`, the non-saturating one, or `hinge`."""
     gradient_penalty: Weight = 1.0
-    """Weight γ of the penalty on the discriminator's gradient at real images, R1."""
+    """Weight γ of the penalty on the discriminator's gradient at real images, R1; 0
+    turns it off."""
+    spectral_normalization: bool = False
+    """Limit how steep the discriminator is by spectral normalization."""
     augmentation: tuple[Literal["color", "translation", "cutout"], ...] = (
         "color",
         "translation",

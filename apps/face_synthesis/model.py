@@ -19,6 +19,35 @@ BETA_1, BETA_2 = 0.0, 0.99  # Of Adam for a GAN.
 VARIANCE_DECAY = 0.98  # Of the moving average of the squared error.
 
 
+def logistic_losses(real_scores, generated_scores):
+    """Returns the non-saturating losses of the generator and the discriminator.
+
+    Args:
+        real_scores: The discriminator's scores of real images, `(batch,)`.
+        generated_scores: Those of generated ones.
+    """
+    loss = tf.reduce_mean(tf.nn.softplus(-generated_scores))
+    penalties = tf.nn.softplus(generated_scores) + tf.nn.softplus(-real_scores)
+    return loss, tf.reduce_mean(penalties)
+
+
+def hinge_losses(real_scores, generated_scores):
+    """Returns the hinge losses of the generator and the discriminator.
+
+    Args:
+        real_scores: The discriminator's scores of real images, `(batch,)`.
+        generated_scores: Those of generated ones.
+
+    Reference:
+        [Lim and Ye, 2017](https://arxiv.org/abs/1705.02894)
+    """
+    penalties = tf.nn.relu(1 + generated_scores) + tf.nn.relu(1 - real_scores)
+    return -tf.reduce_mean(generated_scores), tf.reduce_mean(penalties)
+
+
+LOSSES = {"logistic": logistic_losses, "hinge": hinge_losses}
+
+
 @keras.saving.register_keras_serializable(package="face_synthesis")
 class VariationalAutoencoder(keras.Model):
     """A variational autoencoder with a Gaussian decoder.
@@ -176,10 +205,9 @@ class VariationalAutoencoder(keras.Model):
 class GenerativeAdversarialNetwork(keras.Model):
     """A GAN, which is conditional if there are attributes.
 
-    Both networks learn at the same time, from the same generated images, with the
-    non-saturating logistic loss. The discriminator sees augmented images, and its
-    gradient at real images is penalized every `PENALTY_INTERVAL` steps. A moving
-    average of the generator draws the faces.
+    Both networks learn at the same time, from the same generated images. The
+    discriminator sees augmented images, and its gradient at real images is penalized
+    every `PENALTY_INTERVAL` steps. A moving average of the generator draws the faces.
 
     One optimizer holds the moments of both networks; its settings are the same for
     both, so it does what two would do. All random numbers of a step are made from its
@@ -191,7 +219,9 @@ class GenerativeAdversarialNetwork(keras.Model):
         filters: Filters at the full resolution.
         num_values: Number of the values of all attributes; 0 for an unconditional GAN.
         augmentation: Names of the changes, as `augment` takes them.
-        gradient_penalty: Weight γ of the gradient penalty.
+        loss: The name of the loss, in `LOSSES`.
+        gradient_penalty: Weight γ of the gradient penalty; 0 turns it off.
+        spectral_normalization: Whether the discriminator has it.
         average_decay: Decay of the moving average.
         flip: Whether to mirror training images at random.
         seed: Seed of the noise, the augmentation and the mirroring.
@@ -226,7 +256,9 @@ class GenerativeAdversarialNetwork(keras.Model):
         filters,
         num_values,
         augmentation,
+        loss,
         gradient_penalty,
+        spectral_normalization,
         average_decay,
         flip,
         seed,
@@ -239,7 +271,9 @@ class GenerativeAdversarialNetwork(keras.Model):
             "filters": filters,
             "num_values": num_values,
             "augmentation": list(augmentation),
+            "loss": loss,
             "gradient_penalty": gradient_penalty,
+            "spectral_normalization": spectral_normalization,
             "average_decay": average_decay,
             "flip": flip,
             "seed": seed,
@@ -247,13 +281,16 @@ class GenerativeAdversarialNetwork(keras.Model):
         self.latent_size = latent_size
         self.num_values = num_values
         self.augmentation = tuple(augmentation)
+        self.compute_losses = LOSSES[loss]
         self.gradient_penalty = gradient_penalty
         self.average_decay = average_decay
         self.flip = flip
         self.seed = seed
         self.mapping = build_mapping(latent_size, num_values)
         self.generator = build_generator(image_size, latent_size, filters)
-        self.discriminator = build_discriminator(image_size, filters, num_values)
+        self.discriminator = build_discriminator(
+            image_size, filters, num_values, spectral_normalization
+        )
         self.average_mapping = _average_of(self.mapping)
         self.average_generator = _average_of(self.generator)
         names = (
@@ -300,12 +337,11 @@ class GenerativeAdversarialNetwork(keras.Model):
         with tf.GradientTape(persistent=True) as tape:
             generated = self.generator(self.mapping([noise, values]))
             generated_scores = self.discriminator(
-                [augment(generated, self.augmentation, seeds[3]), values]
+                [augment(generated, self.augmentation, seeds[3]), values], training=True
             )
-            real_scores = self.discriminator([changed, values])
-            loss = tf.reduce_mean(tf.nn.softplus(-generated_scores))
-            discriminator_loss = tf.reduce_mean(
-                tf.nn.softplus(generated_scores) + tf.nn.softplus(-real_scores)
+            real_scores = self.discriminator([changed, values], training=True)
+            loss, discriminator_loss = self.compute_losses(
+                real_scores, generated_scores
             )
         generator_variables = (
             self.mapping.trainable_variables + self.generator.trainable_variables
@@ -411,7 +447,9 @@ def build_model(*, config, num_values):
         **common,
         num_values=num_values if config.model == "conditional_gan" else 0,
         augmentation=config.augmentation,
+        loss=config.loss,
         gradient_penalty=config.gradient_penalty,
+        spectral_normalization=config.spectral_normalization,
         average_decay=config.average_decay,
     )
 
@@ -464,26 +502,32 @@ def build_generator(image_size, latent_size, filters):
     return keras.Model(latents, image, name="generator")
 
 
-def build_discriminator(image_size, filters, num_values):
+def build_discriminator(image_size, filters, num_values, spectral_normalization):
     """Returns a network from images and attributes to scores.
 
     Args:
         image_size: Height and width of the images, a power of two.
         filters: Filters at the full resolution.
         num_values: Number of the values of all attributes, or 0.
+        spectral_normalization: Whether all its layers have it.
+
+    Reference:
+        [Miyato et al., 2018](https://arxiv.org/abs/1802.05957), spectral normalization
     """
+    wrap = keras.layers.SpectralNormalization if spectral_normalization else _identity
     images = keras.Input((image_size, image_size, 3), name="images")
     values = keras.Input((num_values,), name="values")
-    x = _shrink(images, filters)
+    x = _shrink(images, filters, wrap)
     x = layers.MinibatchStandardDeviation()(x)
     channels = _channels(LOWEST_RESOLUTION, image_size, filters)
-    x = _convolve(x, channels, "last")
+    x = _convolve(x, channels, "last", wrap)
     x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(channels, name="features")(x)
+    x = wrap(keras.layers.Dense(channels, name="features"))(x)
     x = keras.layers.LeakyReLU(SLOPE)(x)
-    score = keras.layers.Dense(1, name="score")(x)
+    score = wrap(keras.layers.Dense(1, name="score"))(x)
     if num_values:
         embedding = keras.layers.Dense(channels, use_bias=False, name="embedding")
+        embedding = wrap(embedding)
         projection = keras.layers.Dot(axes=1, name="projection")
         fit = projection([x, embedding(values)])
         score = keras.layers.Add()([score, fit])
@@ -499,7 +543,7 @@ def build_encoder(image_size, latent_size, filters):
         filters: Filters at the full resolution.
     """
     images = keras.Input((image_size, image_size, 3), name="images")
-    x = keras.layers.Flatten()(_shrink(images, filters))
+    x = keras.layers.Flatten()(_shrink(images, filters, _identity))
     mean = keras.layers.Dense(latent_size, name="mean")(x)
     log_variance = keras.layers.Dense(
         latent_size, kernel_initializer="zeros", name="log_variance"
@@ -556,33 +600,38 @@ def _modulated(x, latents, channels, name):
     return keras.layers.LeakyReLU(SLOPE)(x)
 
 
-def _shrink(images, filters):
+def _identity(layer):
+    return layer
+
+
+def _shrink(images, filters, wrap):
     """Returns feature maps of the lowest resolution, by residual blocks."""
     image_size = images.shape[1]
-    x = _convolve(images, filters, "stem", kernel_size=1)
+    x = _convolve(images, filters, "stem", wrap, kernel_size=1)
     for size in reversed(_resolutions(image_size)[:-1]):
         channels = _channels(size, image_size, filters)
-        shortcut = keras.layers.AveragePooling2D(2)(x)
         shortcut = keras.layers.Conv2D(
             channels, 1, use_bias=False, name=f"{size}_shortcut"
-        )(shortcut)
-        x = _convolve(x, x.shape[-1], f"{size}_first")
-        x = _convolve(x, channels, f"{size}_second", strides=2)
+        )
+        shortcut = wrap(shortcut)(keras.layers.AveragePooling2D(2)(x))
+        x = _convolve(x, x.shape[-1], f"{size}_first", wrap)
+        x = _convolve(x, channels, f"{size}_second", wrap, strides=2)
         x = keras.layers.Add()([x, shortcut])
         x = keras.layers.Rescaling(np.sqrt(0.5))(x)  # Keeps the variance.
     return x
 
 
-def _convolve(x, channels, name, kernel_size=3, strides=1):
-    x = keras.layers.Conv2D(
+def _convolve(x, channels, name, wrap, kernel_size=3, strides=1):
+    """Returns a convolution of feature maps, by a layer that `wrap` changes."""
+    convolution = keras.layers.Conv2D(
         channels,
         kernel_size,
         strides,
         padding="same",
         kernel_initializer="he_normal",
         name=name,
-    )(x)
-    return keras.layers.LeakyReLU(SLOPE)(x)
+    )
+    return keras.layers.LeakyReLU(SLOPE)(wrap(convolution)(x))
 
 
 def _flip(images, seed):
