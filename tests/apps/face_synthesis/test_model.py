@@ -90,6 +90,36 @@ def test_the_penalty_is_that_of_the_gradients_at_real_images():
     np.testing.assert_allclose(without - found, change, rtol=1e-2, atol=1e-4)
 
 
+def test_the_hinge_loss_has_a_margin_of_one():
+    real, generated = np.array([3.0, 0.5, -1.0]), np.array([-4.0, 0.25, 2.0])
+    loss, discriminator_loss = module.LOSSES["hinge"](real, generated)
+    assert float(loss) == pytest.approx(4 / 3 - 2.25 / 3)
+    assert float(discriminator_loss) == pytest.approx((0.5 + 2 + 1.25 + 3) / 3)
+
+
+def test_spectral_normalization_limits_every_layer_of_the_discriminator():
+    model = make(3, spectral_normalization=True, loss="hinge", gradient_penalty=0.0)
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+    step = tf.function(
+        lambda: model.train_step((tf.constant(IMAGES), tf.constant(VALUES)))
+    )
+    for _ in range(30):
+        step()
+    model.optimizer.learning_rate.assign(0.0)
+    for _ in range(30):  # Power iteration needs some steps for the largest value.
+        step()
+    kernels = [
+        layer.layer.kernel.numpy()
+        for layer in model.discriminator.layers
+        if isinstance(layer, keras.layers.SpectralNormalization)
+    ]
+    with_weights = [layer for layer in model.discriminator.layers if layer.weights]
+    assert len(kernels) == len(with_weights)
+    for kernel in kernels:
+        norm = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
+        assert norm == pytest.approx(1, abs=0.05)
+
+
 def test_the_penalty_comes_at_intervals():
     model = make(gradient_penalty=2.0)
     model.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
