@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from apps.common.errors import BadInput
+
 
 def median_seconds(function, repetitions=5):
     """Returns the median duration of a call in seconds, after two warm-up calls."""
@@ -97,3 +99,37 @@ def quiet():
         contextlib.redirect_stderr(io.StringIO()),
     ):
         yield
+
+
+def compare_with_baseline(title, problems, measure, num_seeds):
+    """Prints the scores of small problems beside those of the baseline.
+
+    Args:
+        title: The title of the table.
+        problems: By name, a function that loads the rows, the numbers of examples for
+            training, and further arguments of `measure`. A problem whose data is
+            missing is skipped.
+        measure: Function from the rows, a number of examples, a seed and the further
+            arguments to the scores of the baseline and of ours.
+        num_seeds: Number of trainings of each.
+    """
+    print(f"{title:30}  baseline   ours        difference")
+    means = []
+    for name, (load_rows, sizes, *more) in problems.items():
+        try:
+            rows = load_rows()
+        except (OSError, BadInput) as error:
+            print(f"{name:24} skipped: {error}")
+            continue
+        for size in sizes:
+            scores = [measure(rows, size, seed, *more) for seed in range(num_seeds)]
+            (baseline, ours), (_, spread) = np.mean(scores, 0), np.std(scores, 0)
+            means.append((baseline, ours))
+            print(
+                f"{name:23} {size:6}  {baseline:8.1f}  {ours:5.1f} ± {spread:3.1f}  "
+                f"{ours - baseline:+10.1f}",
+                flush=True,
+            )
+    if means:
+        baseline, ours = np.mean(means, axis=0)
+        print(f"{'mean':30}  {baseline:8.1f}  {ours:5.1f}  {ours - baseline:+16.1f}")

@@ -15,6 +15,7 @@ import os
 import random
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -27,7 +28,7 @@ from sklearn.datasets import load_digits
 from apps.image_classification.config import Config
 from apps.image_classification.evaluate import evaluate
 from apps.image_classification.train import train
-from benchmarks.measure import quiet
+from benchmarks.measure import compare_with_baseline, quiet
 
 DATA = Path("data")
 BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -138,7 +139,7 @@ def write_problem(folder, rows, num_train, seed):
                 source.save(path, quality=95)
 
 
-def measure(rows, num_train, seed, settings):
+def measure(settings, rows, num_train, seed):
     """Returns the accuracy of the baseline and of the trained model, in percent."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         data, run = Path(folder, "data"), Path(folder, "run")
@@ -155,33 +156,12 @@ def main():
     parser.add_argument("--weights", default="imagenet", help="as for `train`")
     arguments = parser.parse_args()
     settings = {"weights": arguments.weights}
-
-    print(f"{'accuracy, %':20} images a class  baseline   ours  difference")
-    means = []
-    for name, (load_rows, sizes) in PROBLEMS.items():
-        try:
-            rows = load_rows()
-        except OSError as error:
-            print(f"{name:20} skipped: {error}")
-            continue
-        for size in sizes:
-            results = [
-                measure(rows, size, seed, settings) for seed in range(arguments.seeds)
-            ]
-            baseline, ours = np.mean(results, axis=0)
-            spread = np.std(results, axis=0)[1]
-            means.append((baseline, ours))
-            print(
-                f"{name:20} {size:14}  {baseline:8.1f}  {ours:5.1f} ± {spread:.1f}  "
-                f"{ours - baseline:+10.1f}",
-                flush=True,
-            )
-    if means:
-        baseline, ours = np.mean(means, axis=0)
-        print(
-            f"{'mean':20} {'':14}  {baseline:8.1f}  {ours:5.1f}  "
-            f"{ours - baseline:+10.1f}"
-        )
+    compare_with_baseline(
+        "accuracy, %, images a class",
+        PROBLEMS,
+        partial(measure, settings),
+        arguments.seeds,
+    )
 
 
 if __name__ == "__main__":

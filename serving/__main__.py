@@ -176,10 +176,7 @@ def replace_process(arguments: argparse.Namespace) -> NoReturn:
     models = arguments.models
     models = models / "models.config" if models.is_dir() else models
     if not models.is_file():
-        raise config.BadInput(
-            f"--models {arguments.models} holds no models.config, which --engine "
-            f"{arguments.engine} needs; choose another folder"
-        )
+        models = config.find_models(arguments.models)
     for file in (arguments.batching, arguments.monitoring):
         if file and not file.is_file():
             raise config.BadInput(f"{file}: No such file; name another file")

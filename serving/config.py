@@ -186,6 +186,25 @@ def model_configs(
     return configs
 
 
+def write_models(models: list[ModelConfig]) -> str:
+    """Returns the text of a `models.config` of these models."""
+    message = model_server_config_pb2.ModelServerConfig()
+    for model in models:
+        config = message.model_config_list.config.add(
+            name=model.name,
+            base_path=str(model.base_path),
+            model_platform="tensorflow",
+            version_labels=model.labels,
+        )
+        if model.versions:
+            config.model_version_policy.specific.versions.extend(model.versions)
+        elif model.num_latest:
+            config.model_version_policy.latest.num_versions = model.num_latest
+        else:
+            config.model_version_policy.all.SetInParent()
+    return text_format.MessageToString(message)
+
+
 def _local_path(path: Path, folder: Path | None) -> Path:
     if folder is None or path.exists():
         return path.absolute()

@@ -1,15 +1,28 @@
 """Command lines of TensorFlow Serving itself, installed or in a container."""
 
+import dataclasses
 import math
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.config import CONTAINER_FOLDER, Address, BadInput
+from serving.config import (
+    CONTAINER_FOLDER,
+    Address,
+    BadInput,
+    ModelConfig,
+    write_models,
+)
 
 IMAGE = "tensorflow/serving:2.20.0"
 CONTAINER_CONFIG = Path("/config")
+# What the container runs if no file says which models there are.
+CONTAINER_SCRIPT = """\
+printf %s "$MODELS_CONFIG" > /tmp/models.config
+exec tensorflow_model_server --port=8500 --rest_api_port=8501 \\
+  --model_config_file=/tmp/models.config "$@"
+"""
 FLAGS = (
     # The default, four for each core, refuses clients as soon as all are busy.
     "--grpc_max_threads=64",
@@ -25,7 +38,7 @@ class Options:
     """How to start TensorFlow Serving.
 
     Attributes:
-        models: The file `models.config`.
+        models: The file `models.config`, or the models if there is none.
         host: The address to listen on.
         rest_port: Port of the REST API.
         grpc_port: Port of the gRPC API.
@@ -35,7 +48,7 @@ class Options:
         timeout_seconds: How long an answer may take.
     """
 
-    models: Path
+    models: Path | list[ModelConfig]
     host: Address
     rest_port: int
     grpc_port: int
@@ -57,7 +70,23 @@ def docker(options: Options) -> list[str]:
         )
     host = options.host
     address = f"[{host}]" if host.version == 6 else str(host)
-    mounts = [f"{options.models.parent.resolve()}:{CONTAINER_FOLDER}:ro"]
+    if isinstance(options.models, Path):
+        mounts = [f"{options.models.parent.resolve()}:{CONTAINER_FOLDER}:ro"]
+        config = CONTAINER_FOLDER / options.models.name
+        program = [IMAGE, f"--model_config_file={config}"]
+    else:
+        inside = [
+            dataclasses.replace(model, base_path=CONTAINER_FOLDER / model.name)
+            for model in options.models
+        ]
+        mounts = [
+            f"{model.base_path}:{there.base_path}:ro"
+            for model, there in zip(options.models, inside, strict=True)
+        ]
+        program = [
+            *("-e", f"MODELS_CONFIG={write_models(inside)}", "--entrypoint", "sh"),
+            *(IMAGE, "-c", CONTAINER_SCRIPT, "sh"),
+        ]
     paths = {}
     for file in (options.batching, options.monitoring):
         if file:
@@ -68,8 +97,7 @@ def docker(options: Options) -> list[str]:
         *(part for mount in mounts for part in ("-v", mount)),
         *("-p", f"{address}:{options.rest_port}:8501"),
         *("-p", f"{address}:{options.grpc_port}:8500"),
-        IMAGE,
-        f"--model_config_file={CONTAINER_FOLDER / options.models.name}",
+        *program,
         *_flags(options, paths),
     ]
 
@@ -120,15 +148,18 @@ def _flags(options: Options, paths: dict[Path, Path]) -> list[str]:
     return flags
 
 
-def _local_config(models: Path) -> str:
-    """Returns the path of a copy of models.config with the paths of this machine.
+def _local_config(models: Path | list[ModelConfig]) -> str:
+    """Returns the path of a models.config with the paths of this machine.
 
-    The original holds the paths inside the container. The copy is a file in memory that
-    the server inherits from this process. It disappears with the server, even if that
-    is killed, so nothing stays on disk.
+    The user's file holds the paths inside the container. This one is a file in memory
+    that the server inherits from this process. It disappears with the server, even if
+    that is killed, so nothing stays on disk.
     """
-    folder = models.parent.resolve()
-    text = models.read_text("utf-8").replace(f'"{CONTAINER_FOLDER}/', f'"{folder}/')
+    if isinstance(models, Path):
+        folder = models.parent.resolve()
+        text = models.read_text("utf-8").replace(f'"{CONTAINER_FOLDER}/', f'"{folder}/')
+    else:
+        text = write_models(models)
     # Without flags the file stays open when the server replaces this process. Only
     # Linux has such files, and TensorFlow Serving is released for Linux only.
     descriptor = os.memfd_create("models.config", flags=0)

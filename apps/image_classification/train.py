@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy import stats
 
 from apps.common import (
     backbones,
@@ -25,6 +26,7 @@ from apps.image_classification.data import load_examples, make_batches
 from apps.image_classification.model import build_model
 
 MONITOR = "val_log_loss"
+SIGNIFICANCE = 0.05  # Of the test by which fine-tuning must be better than the head.
 
 
 def train(config: Config, run: Path) -> dict[str, Any]:
@@ -182,7 +184,8 @@ def beats_head(head, features, validation_examples, config, run):
     """Returns whether the best model of the run is clearly better than the head.
 
     Few images cannot tell models apart, and the head can learn from the validation
-    images too. So the mean log loss must be smaller by a standard error.
+    images too. So a one-sided t-test of the log losses must reject that the head is as
+    good.
 
     Args:
         head: The logistic regression on the features of the training images.
@@ -197,7 +200,8 @@ def beats_head(head, features, validation_examples, config, run):
     scores = model.predict(make_batches(some, config), verbose=0)
     gains = linear_head.log_losses(head.predict_proba(views[:, 0]), labels)
     gains -= linear_head.log_losses(scores, labels)
-    return gains.mean() > gains.std() / np.sqrt(len(labels))
+    test = stats.ttest_1samp(gains, 0, alternative="greater")
+    return test.pvalue < SIGNIFICANCE
 
 
 def keep_head(model, features, config, run):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from serving import config
+from serving import config, engines
 from serving.embedded import Settings, served
 from tests.serving.client import ROOT, client_of, started
 from tests.serving.saved_models import save_numbered
@@ -203,6 +203,64 @@ def test_without_a_server_it_says_what_to_install(start, models, engine):
     assert server.returncode == 2
     assert sentence(errors).startswith(f"error: --engine {engine}: ")
     assert sentence(errors).endswith("install it or leave out --engine")
+
+
+@pytest.fixture
+def versions(tmp_path):
+    """Returns a folder with two models and no models.config."""
+    for version in ("a/1", "a/2", "b/1"):
+        path = tmp_path / "versions" / version / "saved_model.pb"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    return tmp_path / "versions"
+
+
+def test_an_installed_server_gets_a_folder_of_models(start, versions):
+    server = start("tensorflow_model_server", models=versions, flags=EVERYWHERE)
+    output, _ = server.communicate()
+    assert server.returncode == 0
+    paths = re.findall(r'name: "(.+)"\s+base_path: "(.+)"', output)
+    assert paths == [(name, f"{versions}/{name}") for name in "ab"]
+
+
+def test_docker_gets_a_folder_of_models(start, versions):
+    server = start("docker", models=versions, flags=DOCKER)
+    output, _ = server.communicate()
+    assert server.returncode == 0
+    for name in "ab":
+        assert f"-v {versions}/{name}:/models/{name}:ro" in output
+        assert f'base_path: "/models/{name}"' in output
+    assert "--entrypoint sh tensorflow/serving:2.20.0 -c" in output
+    assert output.index(" sh --grpc_max_threads=64") > output.index("exec ")
+
+
+def test_one_version_is_served_alone(start, versions):
+    server = start("docker", models=versions / "a/1", flags=DOCKER)
+    output, _ = server.communicate()
+    assert f"-v {versions}/a:/models/a:ro" in output
+    assert re.search(r"specific \{\s+versions: 1\s", output)
+
+
+def test_the_container_writes_its_configuration(tmp_path):
+    """The script runs outside a container, in a folder of its own."""
+    program = tmp_path / "tensorflow_model_server"
+    program.write_text(
+        '#!/bin/sh\necho "$@"\ncat ' + str(tmp_path / "models.config") + "\n"
+    )
+    program.chmod(0o755)
+    script = engines.CONTAINER_SCRIPT.replace("/tmp/", f"{tmp_path}/")
+    models = [config.ModelConfig("a", tmp_path / "a", 0, labels={"stable": 3})]
+    text = config.write_models(models)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MODELS_CONFIG": text}
+    command = ["sh", "-c", script, "sh", "--one", "two words"]
+    output = subprocess.check_output(command, env=environment, text=True)
+    flags, found = output.split("\n", 1)
+    assert flags == (
+        f"--port=8500 --rest_api_port=8501 --model_config_file={tmp_path}/models.config"
+        " --one two words"
+    )
+    (tmp_path / "models.config").write_text(found)
+    assert config.read_models(tmp_path / "models.config") == models
 
 
 def test_a_folder_without_models_is_named(start, tmp_path):

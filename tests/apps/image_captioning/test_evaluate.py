@@ -182,8 +182,13 @@ def test_other_data_has_other_columns_and_folders(run, own_data, tmp_path, capsy
 
 
 def test_the_images_may_be_elsewhere(run, own_data, tmp_path):
-    shutil.copytree(own_data / "images", tmp_path / "photos")
-    assert evaluate(str(run), image_folder=str(tmp_path / "photos"))["exact"] == 1
+    photos = tmp_path / "photos"
+    shutil.copytree(own_data / "images", photos)
+    assert evaluate(str(run), image_folder=str(photos))["exact"] == 1
+    contents = [path.read_bytes() for path in sorted(photos.iterdir())]
+    for path, content in zip(sorted(photos.iterdir()), contents[::-1], strict=True):
+        path.write_bytes(content)
+    assert evaluate(str(run), image_folder=str(photos))["exact"] < 0.5
     with pytest.raises(BadInput, match="there is no folder nowhere"):
         evaluate(str(run), image_folder="nowhere")
 

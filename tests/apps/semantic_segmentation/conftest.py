@@ -34,8 +34,8 @@ def agreement(answers, others):
 
 
 def check_alike(answers, expected, engine, signature):
-    # A device has another CRF. How much both change depends on the training, and no
-    # two trainings are alike, because of their threads.
+    # A device has another CRF, which test_export.py compares with its layer. How much
+    # both change depends on the training, and no two are alike, because of threads.
     is_exact = (engine, signature) != ("float32", "with_crf")
     assert agreement(answers, expected) >= (0.999 if is_exact else 0.85)
     np.testing.assert_allclose(

@@ -7,9 +7,13 @@ from PIL import Image
 
 from apps.common import saved_models
 from apps.common.release import size_mb
+from apps.semantic_segmentation import edge
 from apps.semantic_segmentation.export import export
+from apps.semantic_segmentation.model import to_windowed
+from apps.semantic_segmentation.signatures import load_run
 from tests.apps.app_contract import run_on_device, succeed
 from tests.apps.semantic_segmentation.conftest import APP, agreement
+from tests.apps.semantic_segmentation.shapes import draw
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,17 @@ def test_the_crf_is_in_the_graph_and_changes_masks(run, exported, load_model, ow
         load_model(run, name)(encoded) for name in ("serving_default", "with_crf")
     ]
     assert 0.9 < agreement(*answers) < 1
+
+
+def test_a_device_has_the_windowed_crf(run, exported):
+    random = np.random.default_rng(0)
+    image = np.array(draw(0)[0].resize((64, 64)), "float32")[None]
+    logits = random.normal(0, 1, (1, 64, 64, 3)).astype("float32")
+    refine = edge.load_runner(exported / "edge/crf.tflite")
+    refined = refine(images=image, logits=logits)["refined"]
+    expected = to_windowed(load_run(run).crf)([logits, image])
+    np.testing.assert_allclose(refined, expected, atol=1e-3)
+    assert (refined.argmax(-1) != logits.argmax(-1)).mean() > 0.02
 
 
 def test_evaluate_scores_the_crf_beside_the_network(run, tmp_path):

@@ -105,7 +105,11 @@ def test_the_answers_of_a_model_with_attention_are_the_devices(tmp_path):
     model = keras.saving.load_model(tmp_path / "run/model.keras", compile=False)
     random = np.random.default_rng(0)
     for weight in model.trainable_weights:
-        weight.assign(weight + random.normal(0, 0.5, weight.shape))
+        weight.assign_add(random.normal(0, 0.5, weight.shape))
+    # The SavedModel's precision: the export compares its transcripts too.
+    for variable in model.variables:
+        if variable.dtype == "float32":
+            variable.assign(variable.numpy().astype("float16"))
     model.save(tmp_path / "run/model.keras")
     export(tmp_path / "run", tmp_path / "models", ("float32",))
     files = [audio.encode_wav(tones.draw(seed)[0], tones.RATE) for seed in range(8)]
