@@ -90,13 +90,10 @@ class Config:
     beta: Weight = 1.0
     """Weight of the divergence from the prior in the loss of a `vae`. More gives better
     new faces, less gives better reconstructions."""
-    loss: Literal["logistic", "hinge"] = "logistic"
-    """Loss of a GAN: `logistic`, the non-saturating one, or `hinge`."""
-    gradient_penalty: Weight = 1.0
-    """Weight γ of the penalty on the discriminator's gradient at real images, R1; 0
-    turns it off."""
-    spectral_normalization: bool = False
-    """Limit how steep the discriminator is by spectral normalization."""
+    discriminator: Literal["projected", "convolutional"] = "projected"
+    """What a GAN learns from: `projected` compares the features of EfficientNetLite0,
+    whose weights are installed, and needs a tenth of the steps; `convolutional` is
+    trained from scratch, for images that are unlike photographs."""
     augmentation: tuple[Literal["color", "translation", "cutout"], ...] = (
         "color",
         "translation",
@@ -134,6 +131,7 @@ def faces() -> Config:
         steps_per_epoch=100,
         max_steps=None,
         batch_size=16,
+        discriminator="convolutional",
         learning_rate=1e-3,
         augmentation=(),
         average_decay=0.98,

@@ -1,4 +1,4 @@
-"""The networks, and how they are trained: an autoencoder and a GAN."""
+"""How an autoencoder and a GAN are trained."""
 
 import keras
 import numpy as np
@@ -7,13 +7,15 @@ import tensorflow as tf
 import layers
 from apps.common.backbones import scale_pixels
 from apps.face_synthesis.augmentation import augment
-
-MAX_WIDENING = (
-    8  # The lowest resolution has this many times the filters of the highest.
+from apps.face_synthesis.networks import (
+    build_convolutional_discriminator,
+    build_encoder,
+    build_generator,
+    build_mapping,
+    build_projected_discriminator,
 )
-SLOPE = 0.2  # Of leaky ReLUs at negative numbers.
-MAPPING_LAYERS = 2
-LOWEST_RESOLUTION = 4
+
+PENALTY_WEIGHT = 1.0  # The weight γ.
 PENALTY_INTERVAL = 16  # Steps between two gradient penalties.
 BETA_1, BETA_2 = 0.0, 0.99  # Of Adam for a GAN.
 VARIANCE_DECAY = 0.98  # Of the moving average of the squared error.
@@ -23,7 +25,7 @@ def logistic_losses(real_scores, generated_scores):
     """Returns the non-saturating losses of the generator and the discriminator.
 
     Args:
-        real_scores: The discriminator's scores of real images, `(batch,)`.
+        real_scores: The discriminator's scores of real images, `(batch, scores)`.
         generated_scores: Those of generated ones.
     """
     loss = tf.reduce_mean(tf.nn.softplus(-generated_scores))
@@ -35,7 +37,7 @@ def hinge_losses(real_scores, generated_scores):
     """Returns the hinge losses of the generator and the discriminator.
 
     Args:
-        real_scores: The discriminator's scores of real images, `(batch,)`.
+        real_scores: The discriminator's scores of real images, `(batch, scores)`.
         generated_scores: Those of generated ones.
 
     Reference:
@@ -43,9 +45,6 @@ def hinge_losses(real_scores, generated_scores):
     """
     penalties = tf.nn.relu(1 + generated_scores) + tf.nn.relu(1 - real_scores)
     return -tf.reduce_mean(generated_scores), tf.reduce_mean(penalties)
-
-
-LOSSES = {"logistic": logistic_losses, "hinge": hinge_losses}
 
 
 @keras.saving.register_keras_serializable(package="face_synthesis")
@@ -206,8 +205,9 @@ class GenerativeAdversarialNetwork(keras.Model):
     """A GAN, which is conditional if there are attributes.
 
     Both networks learn at the same time, from the same generated images. The
-    discriminator sees augmented images, and its gradient at real images is penalized
-    every `PENALTY_INTERVAL` steps. A moving average of the generator draws the faces.
+    discriminator sees augmented images; the gradient of a convolutional one at real
+    images is penalized every `PENALTY_INTERVAL` steps. A moving average of the
+    generator draws the faces.
 
     One optimizer holds the moments of both networks; its settings are the same for
     both, so it does what two would do. All random numbers of a step are made from its
@@ -219,9 +219,9 @@ class GenerativeAdversarialNetwork(keras.Model):
         filters: Filters at the full resolution.
         num_values: Number of the values of all attributes; 0 for an unconditional GAN.
         augmentation: Names of the changes, as `augment` takes them.
-        loss: The name of the loss, in `LOSSES`.
-        gradient_penalty: Weight γ of the gradient penalty; 0 turns it off.
-        spectral_normalization: Whether the discriminator has it.
+        discriminator: `projected` or `convolutional`; see `networks`. The former is
+            trained with the hinge loss, the latter with the logistic loss and the
+            gradient penalty.
         average_decay: Decay of the moving average.
         flip: Whether to mirror training images at random.
         seed: Seed of the noise, the augmentation and the mirroring.
@@ -256,9 +256,7 @@ class GenerativeAdversarialNetwork(keras.Model):
         filters,
         num_values,
         augmentation,
-        loss,
-        gradient_penalty,
-        spectral_normalization,
+        discriminator,
         average_decay,
         flip,
         seed,
@@ -271,9 +269,7 @@ class GenerativeAdversarialNetwork(keras.Model):
             "filters": filters,
             "num_values": num_values,
             "augmentation": list(augmentation),
-            "loss": loss,
-            "gradient_penalty": gradient_penalty,
-            "spectral_normalization": spectral_normalization,
+            "discriminator": discriminator,
             "average_decay": average_decay,
             "flip": flip,
             "seed": seed,
@@ -281,22 +277,25 @@ class GenerativeAdversarialNetwork(keras.Model):
         self.latent_size = latent_size
         self.num_values = num_values
         self.augmentation = tuple(augmentation)
-        self.compute_losses = LOSSES[loss]
-        self.gradient_penalty = gradient_penalty
         self.average_decay = average_decay
         self.flip = flip
         self.seed = seed
         self.mapping = build_mapping(latent_size, num_values)
         self.generator = build_generator(image_size, latent_size, filters)
-        self.discriminator = build_discriminator(
-            image_size, filters, num_values, spectral_normalization
-        )
+        self.is_projected = discriminator == "projected"
+        if self.is_projected:
+            self.compute_losses = hinge_losses
+            self.discriminator = build_projected_discriminator(image_size, num_values)
+        else:
+            self.compute_losses = logistic_losses
+            self.discriminator = build_convolutional_discriminator(
+                image_size, filters, num_values
+            )
         self.average_mapping = _average_of(self.mapping)
         self.average_generator = _average_of(self.generator)
-        names = (
-            *("loss", "discriminator_loss", "gradient_penalty"),
-            *("real_score", "generated_score"),
-        )
+        names = ["loss", "discriminator_loss", "real_score", "generated_score"]
+        if not self.is_projected:
+            names.append("gradient_penalty")
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
 
@@ -351,7 +350,7 @@ class GenerativeAdversarialNetwork(keras.Model):
         discriminator_gradients = tape.gradient(
             discriminator_loss, discriminator_variables
         )
-        if self.gradient_penalty:
+        if not self.is_projected:
             is_due = step % PENALTY_INTERVAL == 0
             penalty, *more = tf.cond(
                 is_due,
@@ -402,7 +401,7 @@ class GenerativeAdversarialNetwork(keras.Model):
                 score = tf.reduce_sum(self.discriminator([images, values]))
             slopes = tf.square(inner.gradient(score, images))
             penalty = tf.reduce_mean(tf.reduce_sum(slopes, axis=(1, 2, 3)))
-            loss = PENALTY_INTERVAL * self.gradient_penalty / 2 * penalty
+            loss = PENALTY_INTERVAL * PENALTY_WEIGHT / 2 * penalty
         variables = [each.value for each in self.discriminator.trainable_variables]
         # A bias that only adds to the scores has no influence on the penalty.
         gradients = tape.gradient(
@@ -447,131 +446,9 @@ def build_model(*, config, num_values):
         **common,
         num_values=num_values if config.model == "conditional_gan" else 0,
         augmentation=config.augmentation,
-        loss=config.loss,
-        gradient_penalty=config.gradient_penalty,
-        spectral_normalization=config.spectral_normalization,
+        discriminator=config.discriminator,
         average_decay=config.average_decay,
     )
-
-
-def build_mapping(latent_size, num_values):
-    """Returns a network from noise and attributes to latent vectors.
-
-    Args:
-        latent_size: Size of the noise and of the latent vectors.
-        num_values: Number of the values of all attributes, or 0.
-    """
-    noise = keras.Input((latent_size,), name="noise")
-    values = keras.Input((num_values,), name="values")
-    x = noise
-    if num_values:
-        embedding = keras.layers.Dense(latent_size, use_bias=False, name="embedding")
-        x = keras.layers.Concatenate()([x, embedding(values)])
-    for i in range(MAPPING_LAYERS):
-        x = keras.layers.Dense(latent_size, name=f"dense_{i}")(x)
-        x = keras.layers.LeakyReLU(SLOPE)(x)
-    return keras.Model([noise, values], x, name="mapping")
-
-
-def build_generator(image_size, latent_size, filters):
-    """Returns a network from latent vectors to images of about −1 to 1.
-
-    It begins with a learned constant of 4 × 4 places. At each resolution, modulated
-    convolutions draw and add to the image, which is enlarged from one resolution to the
-    next. Nothing limits the pixels: a hyperbolic tangent would stop their gradients.
-
-    Args:
-        image_size: Height and width of the images, a power of two.
-        latent_size: Size of the latent vectors.
-        filters: Filters at the full resolution.
-    """
-    latents = keras.Input((latent_size,), name="latents")
-    size, *sizes = _resolutions(image_size)
-    channels = _channels(size, image_size, filters)
-    x = _Constant((size, size, channels), name="constant")(latents)
-    x = _modulated(x, latents, channels, f"{size}")
-    image = layers.ModulatedConv2D(3, 1, demodulate=False, name=f"{size}_rgb")
-    image = image([x, latents])
-    for size in sizes:
-        channels = _channels(size, image_size, filters)
-        x = keras.layers.UpSampling2D(interpolation="bilinear")(x)
-        x = _modulated(x, latents, channels, f"{size}")
-        image = keras.layers.UpSampling2D(interpolation="bilinear")(image)
-        drawn = layers.ModulatedConv2D(3, 1, demodulate=False, name=f"{size}_rgb")
-        image = keras.layers.Add()([image, drawn([x, latents])])
-    return keras.Model(latents, image, name="generator")
-
-
-def build_discriminator(image_size, filters, num_values, spectral_normalization):
-    """Returns a network from images and attributes to scores.
-
-    Args:
-        image_size: Height and width of the images, a power of two.
-        filters: Filters at the full resolution.
-        num_values: Number of the values of all attributes, or 0.
-        spectral_normalization: Whether all its layers have it.
-
-    Reference:
-        [Miyato et al., 2018](https://arxiv.org/abs/1802.05957), spectral normalization
-    """
-    wrap = keras.layers.SpectralNormalization if spectral_normalization else _identity
-    images = keras.Input((image_size, image_size, 3), name="images")
-    values = keras.Input((num_values,), name="values")
-    x = _shrink(images, filters, wrap)
-    x = layers.MinibatchStandardDeviation()(x)
-    channels = _channels(LOWEST_RESOLUTION, image_size, filters)
-    x = _convolve(x, channels, "last", wrap)
-    x = keras.layers.Flatten()(x)
-    x = wrap(keras.layers.Dense(channels, name="features"))(x)
-    x = keras.layers.LeakyReLU(SLOPE)(x)
-    score = wrap(keras.layers.Dense(1, name="score"))(x)
-    if num_values:
-        embedding = keras.layers.Dense(channels, use_bias=False, name="embedding")
-        embedding = wrap(embedding)
-        projection = keras.layers.Dot(axes=1, name="projection")
-        fit = projection([x, embedding(values)])
-        score = keras.layers.Add()([score, fit])
-    return keras.Model([images, values], score[:, 0], name="discriminator")
-
-
-def build_encoder(image_size, latent_size, filters):
-    """Returns a network from images to the mean and log-variance of latent vectors.
-
-    Args:
-        image_size: Height and width of the images, a power of two.
-        latent_size: Size of the latent vectors.
-        filters: Filters at the full resolution.
-    """
-    images = keras.Input((image_size, image_size, 3), name="images")
-    x = keras.layers.Flatten()(_shrink(images, filters, _identity))
-    mean = keras.layers.Dense(latent_size, name="mean")(x)
-    log_variance = keras.layers.Dense(
-        latent_size, kernel_initializer="zeros", name="log_variance"
-    )(x)
-    return keras.Model(images, [mean, log_variance], name="encoder")
-
-
-@keras.saving.register_keras_serializable(package="face_synthesis")
-class _Constant(keras.layers.Layer):
-    """A learned tensor, repeated for each example."""
-
-    def __init__(self, shape, **kwargs):
-        super().__init__(**kwargs)
-        self.shape = tuple(shape)
-
-    def build(self, input_shape):
-        self.value = self.add_weight(
-            shape=self.shape,
-            initializer=keras.initializers.RandomNormal(stddev=1.0),
-            name="value",
-        )
-
-    def call(self, inputs):
-        batch = keras.ops.shape(inputs)[0]
-        return keras.ops.tile(self.value[None], (batch, 1, 1, 1))
-
-    def get_config(self):
-        return {**super().get_config(), "shape": self.shape}
 
 
 def _average_of(network):
@@ -580,58 +457,6 @@ def _average_of(network):
     average.set_weights(network.get_weights())
     average.trainable = False
     return average
-
-
-def _resolutions(image_size):
-    """Returns the heights of the feature maps, from the lowest to the image's."""
-    sizes = [LOWEST_RESOLUTION]
-    while sizes[-1] < image_size:
-        sizes.append(2 * sizes[-1])
-    return sizes
-
-
-def _channels(size, image_size, filters):
-    """Returns the number of channels of feature maps of this height."""
-    return filters * min(image_size // size, MAX_WIDENING)
-
-
-def _modulated(x, latents, channels, name):
-    x = layers.ModulatedConv2D(channels, name=name)([x, latents])
-    return keras.layers.LeakyReLU(SLOPE)(x)
-
-
-def _identity(layer):
-    return layer
-
-
-def _shrink(images, filters, wrap):
-    """Returns feature maps of the lowest resolution, by residual blocks."""
-    image_size = images.shape[1]
-    x = _convolve(images, filters, "stem", wrap, kernel_size=1)
-    for size in reversed(_resolutions(image_size)[:-1]):
-        channels = _channels(size, image_size, filters)
-        shortcut = keras.layers.Conv2D(
-            channels, 1, use_bias=False, name=f"{size}_shortcut"
-        )
-        shortcut = wrap(shortcut)(keras.layers.AveragePooling2D(2)(x))
-        x = _convolve(x, x.shape[-1], f"{size}_first", wrap)
-        x = _convolve(x, channels, f"{size}_second", wrap, strides=2)
-        x = keras.layers.Add()([x, shortcut])
-        x = keras.layers.Rescaling(np.sqrt(0.5))(x)  # Keeps the variance.
-    return x
-
-
-def _convolve(x, channels, name, wrap, kernel_size=3, strides=1):
-    """Returns a convolution of feature maps, by a layer that `wrap` changes."""
-    convolution = keras.layers.Conv2D(
-        channels,
-        kernel_size,
-        strides,
-        padding="same",
-        kernel_initializer="he_normal",
-        name=name,
-    )
-    return keras.layers.LeakyReLU(SLOPE)(wrap(convolution)(x))
 
 
 def _flip(images, seed):

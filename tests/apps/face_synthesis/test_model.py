@@ -4,8 +4,10 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
+from apps.common import feature_maps
 from apps.face_synthesis import model as module
-from apps.face_synthesis.model import build_generator, build_model
+from apps.face_synthesis.model import build_model
+from apps.face_synthesis.networks import build_generator, build_projected_discriminator
 from tests.apps.face_synthesis.tiny import small
 
 RANDOM = np.random.default_rng(0)
@@ -28,11 +30,12 @@ def one_step(model, values=NONE, optimizer=None):
     return {name: float(value) for name, value in logs.items()}
 
 
-PLAIN = {"augmentation": (), "flip": False, "gradient_penalty": 0.0}
+PLAIN = {"augmentation": (), "flip": False}
 
 
 @pytest.mark.parametrize("values", [NONE, VALUES], ids=["gan", "conditional_gan"])
-def test_both_networks_follow_the_gradient_of_their_loss(values):
+def test_both_networks_follow_the_gradient_of_their_loss(values, monkeypatch):
+    monkeypatch.setattr(module, "PENALTY_WEIGHT", 0.0)
     model, twin = (make(values.shape[1], **PLAIN) for _ in range(2))
     logs = one_step(model, values)
     seeds = tf.unstack(tf.random.experimental.stateless_split([0, 0], 4))
@@ -66,10 +69,9 @@ def test_both_networks_follow_the_gradient_of_their_loss(values):
             np.testing.assert_allclose(after, before - gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_the_penalty_is_that_of_the_gradients_at_real_images():
-    model, twin = (
-        make(gradient_penalty=2.0, augmentation=(), flip=False) for _ in "ab"
-    )
+def test_the_penalty_is_that_of_the_gradients_at_real_images(monkeypatch):
+    monkeypatch.setattr(module, "PENALTY_WEIGHT", 2.0)
+    model, twin = (make(**PLAIN) for _ in "ab")
     logs = one_step(model)
     real = tf.constant(IMAGES / 127.5 - 1, tf.float32)
     with tf.GradientTape() as outer:
@@ -82,6 +84,7 @@ def test_the_penalty_is_that_of_the_gradients_at_real_images():
     assert logs["gradient_penalty"] == pytest.approx(float(penalty), rel=1e-4)
     kernel = twin.discriminator.get_layer("last").kernel
     change = module.PENALTY_INTERVAL * 2.0 / 2 * outer.gradient(penalty, kernel.value)
+    monkeypatch.setattr(module, "PENALTY_WEIGHT", 0.0)
     plain = make(**PLAIN)
     one_step(plain)
     found, without = (
@@ -92,36 +95,73 @@ def test_the_penalty_is_that_of_the_gradients_at_real_images():
 
 def test_the_hinge_loss_has_a_margin_of_one():
     real, generated = np.array([3.0, 0.5, -1.0]), np.array([-4.0, 0.25, 2.0])
-    loss, discriminator_loss = module.LOSSES["hinge"](real, generated)
+    loss, discriminator_loss = module.hinge_losses(real, generated)
     assert float(loss) == pytest.approx(4 / 3 - 2.25 / 3)
     assert float(discriminator_loss) == pytest.approx((0.5 + 2 + 1.25 + 3) / 3)
 
 
-def test_spectral_normalization_limits_every_layer_of_the_discriminator():
-    model = make(3, spectral_normalization=True, loss="hinge", gradient_penalty=0.0)
-    model.compile(keras.optimizers.SGD(0.01), jit_compile=False)
+@pytest.fixture(scope="module")
+def projected():
+    """Returns a conditional GAN with a projected discriminator, after 40 steps.
+
+    It does not learn in the last 20.
+    """
+    model = make(3, discriminator="projected")
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
     step = tf.function(
         lambda: model.train_step((tf.constant(IMAGES), tf.constant(VALUES)))
     )
-    for _ in range(30):
-        step()
-    model.optimizer.learning_rate.assign(0.0)
-    for _ in range(30):  # Power iteration needs some steps for the largest value.
-        step()
+    for rate in (1e-3, 0.0):
+        model.optimizer.learning_rate.assign(rate)
+        for _ in range(20):  # Power iteration needs some steps.
+            step()
+    return model
+
+
+def test_only_what_scores_features_is_trained(projected):
+    keras.utils.set_random_seed(0)
+    twin = make(3, discriminator="projected").discriminator
+    trained = {id(each) for each in projected.discriminator.trainable_variables}
+    pairs = zip(projected.discriminator.weights, twin.weights, strict=True)
+    for after, before in pairs:
+        if not after.path.endswith("vector_u"):  # Of spectral normalization.
+            same = np.array_equal(after.numpy(), before.numpy())
+            assert same == (id(after) not in trained), after.path
+
+
+def test_spectral_normalization_limits_what_scores_features(projected):
+    layers = projected.discriminator.layers
     kernels = [
         layer.layer.kernel.numpy()
-        for layer in model.discriminator.layers
+        for layer in layers
         if isinstance(layer, keras.layers.SpectralNormalization)
     ]
-    with_weights = [layer for layer in model.discriminator.layers if layer.weights]
-    assert len(kernels) == len(with_weights)
+    assert sum(bool(layer.trainable_variables) for layer in layers) == len(kernels)
     for kernel in kernels:
         norm = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
         assert norm == pytest.approx(1, abs=0.05)
 
 
+def test_features_are_mixed_from_large_strides_to_small_ones():
+    network = build_projected_discriminator(64, 0)
+    images = RANDOM.uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
+    names = ["channels_0", "channels_1", "strides_0", "strides_1"]
+    layers = {name: network.get_layer(name) for name in names}
+    outputs = [layer.output for layer in layers.values()]
+    found = keras.Model(network.input, outputs)([images, NONE[:2]])
+    found = dict(zip(names, found, strict=True))
+    preprocess, encoder, _ = feature_maps.load_encoder("EfficientNetLite0", "imagenet")
+    pixels = keras.ops.image.resize(127.5 * images + 127.5, (128, 128))
+    for i, features in enumerate(encoder(preprocess(pixels))[:2]):
+        expected = features @ layers[f"channels_{i}"].kernel.numpy()[0, 0]
+        np.testing.assert_allclose(found[f"channels_{i}"], expected, atol=1e-3)
+    above = keras.ops.image.resize(found["strides_1"], (32, 32))
+    mixed = layers["strides_0"](found["channels_0"] + above)
+    np.testing.assert_allclose(found["strides_0"], mixed, atol=1e-3)
+
+
 def test_the_penalty_comes_at_intervals():
-    model = make(gradient_penalty=2.0)
+    model = make()
     model.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
     step = tf.function(
         lambda: model.train_step((tf.constant(IMAGES), tf.constant(NONE)))
@@ -161,13 +201,15 @@ def test_the_discriminator_projects_attributes():
     model = make(3)
     images = (IMAGES / 127.5 - 1).astype("float32")
     network = model.discriminator
-    features = keras.Model(network.input, network.get_layer("score").input)
+    dense = [each for each in network.layers if isinstance(each, keras.layers.Dense)]
+    (score,) = (layer for layer in dense if layer.units == 1)
+    (wanted,) = (layer for layer in dense if not layer.use_bias)
     values = 2 * VALUES
-    x = features([images, values]).numpy()
-    dense, embedding = (network.get_layer(name) for name in ("score", "embedding"))
-    expected = x @ dense.kernel.numpy()[:, 0] + dense.bias.numpy()
-    expected = expected + (x * (values @ embedding.kernel.numpy())).sum(axis=1)
-    np.testing.assert_allclose(network([images, values]), expected, atol=1e-4)
+    x = keras.Model(network.input, score.input)([images, values]).numpy()
+    expected = x @ score.kernel.numpy()[:, 0] + score.bias.numpy()
+    expected = expected + (x * (values @ wanted.kernel.numpy())).sum(axis=1)
+    found = network([images, values])
+    np.testing.assert_allclose(found, expected[:, None], atol=1e-4)
 
 
 def test_the_scores_of_held_out_images_are_measured():
