@@ -2,10 +2,9 @@
 
     python -m benchmarks.face_synthesis
 
-The step is that of a GAN of the default settings with random weights, without the
-gradient penalty of every sixteenth step. PyTorch, if it is installed, trains the same
-networks with the same augmentation and optimizer, in turns. The edge bundle is the
-released one, if there is one.
+The step is that of a GAN of the default settings. PyTorch, if it is installed, trains
+the same networks, of random weights, with the same augmentation and optimizer, in
+turns. The edge bundle is the released one, if there is one.
 """
 
 import importlib.util
@@ -29,7 +28,7 @@ from apps.face_synthesis.train import compile_model
 from benchmarks.measure import bundle_start, median_seconds, median_seconds_in_turns
 
 RELEASED = Path("saved_models/face_synthesis")
-CONFIG = Config("random", gradient_penalty=0.0)
+CONFIG = Config("random")
 NUM_IMAGES = 512
 BATCHES = 50
 

@@ -10,87 +10,124 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-BATCH_SIZE, SIZE, FILTERS, LATENT_SIZE = 32, 64, 32, 128
-LEARNING_RATE, AVERAGE_DECAY = 5e-4, 0.998
+BATCH_SIZE, SIZE, FILTERS, LATENT_SIZE = 32, 64, 24, 128
+LEARNING_RATE, AVERAGE_DECAY = 2e-4, 0.998
+CHANNELS = 64  # Of the discriminator.
 LEAKY = nn.LeakyReLU(0.2)
 RESOLUTIONS = [4, 8, 16, 32, 64]
+# Of EfficientNetLite0: channels, kernel size, strides and number of blocks.
+STAGES = (
+    (16, 3, 1, 1),
+    (24, 3, 2, 2),
+    (40, 5, 2, 2),
+    (80, 3, 2, 3),
+    (112, 5, 1, 3),
+    (192, 5, 2, 4),
+    (320, 3, 1, 1),
+)
+EXPANSION = 6
+FEATURES = {3: 144, 5: 240, 11: 672, 15: 320}  # Channels of the feature maps, by block.
 
 
-def channels_of(resolution):
-    """Returns the number of channels of feature maps of this height."""
-    return FILTERS * min(SIZE // resolution, 8)
+class Gate(nn.Module):
+    """Batch normalization of twice the channels, and gates."""
 
-
-class Modulated(nn.Module):
-    """`layers.ModulatedConv2D`."""
-
-    def __init__(self, inputs, outputs, kernel_size, demodulate=True):
+    def __init__(self, channels):
         """Makes the layers."""
         super().__init__()
-        self.convolution = nn.Conv2d(
-            inputs, outputs, kernel_size, padding=kernel_size // 2, bias=False
-        )
-        self.style = nn.Linear(LATENT_SIZE, inputs)
-        self.bias = nn.Parameter(torch.zeros(1, outputs, 1, 1))
-        self.demodulate = demodulate
+        self.normalization = nn.BatchNorm2d(2 * channels)
 
-    def forward(self, x, latents):
+    def forward(self, x):
         """Computes the output."""
-        scale = self.style(latents) + 1
-        x = self.convolution(x * scale[:, :, None, None])
-        if self.demodulate:
-            squares = self.convolution.weight.square().sum((2, 3))
-            norm = scale.square() @ squares.T
-            x = x * torch.rsqrt(norm + 1e-8)[:, :, None, None]
-        return x + self.bias
+        return functional.glu(self.normalization(x), 1)
 
 
 class Generator(nn.Module):
-    """The mapping network and the generator."""
+    """The generator."""
 
     def __init__(self):
         """Makes the layers."""
         super().__init__()
-        linear = (nn.Linear(LATENT_SIZE, LATENT_SIZE) for _ in range(2))
-        self.mapping = nn.Sequential(*(nn.Sequential(x, LEAKY) for x in linear))
-        widths = [channels_of(resolution) for resolution in RESOLUTIONS]
-        self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
-        pairs = zip([widths[0], *widths], widths, strict=False)
-        self.convolutions = nn.ModuleList(Modulated(i, o, 3) for i, o in pairs)
-        self.colors = nn.ModuleList(Modulated(o, 3, 1, False) for o in widths)
+        first, *widths = (FILTERS * min(SIZE // each, 8) for each in RESOLUTIONS)
+        self.start = nn.Linear(LATENT_SIZE, 16 * 2 * first, bias=False)
+        self.gate = Gate(first)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Upsample(scale_factor=2),
+                    nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False),
+                    Gate(outputs),
+                )
+                for inputs, outputs in zip([first, *widths], widths, strict=False)
+            )
+        )
+        self.image = nn.Conv2d(FILTERS, 3, 3, padding=1)
 
     def forward(self, noise):
         """Computes the output."""
-        latents = self.mapping(noise)
-        x, image = self.constant.expand(len(noise), -1, -1, -1), 0
-        parts = zip(self.convolutions, self.colors, strict=True)
-        for i, (convolution, color) in enumerate(parts):
-            if i:
-                x, image = (
-                    functional.interpolate(
-                        each, scale_factor=2, mode="bilinear", align_corners=False
-                    )
-                    for each in (x, image)
-                )
-            x = LEAKY(convolution(x, latents))
-            image = image + color(x, latents)
-        return image
+        x = self.start(noise).reshape(len(noise), -1, 4, 4)
+        return torch.tanh(self.image(self.blocks(self.gate(x))))
 
 
 class Block(nn.Module):
-    """A residual block of the discriminator."""
+    """A block of EfficientNetLite0; the first one does not expand the channels."""
 
-    def __init__(self, inputs, outputs):
+    def __init__(self, inputs, outputs, kernel_size, strides, expansion):
         """Makes the layers."""
         super().__init__()
-        self.first = nn.Conv2d(inputs, inputs, 3, padding=1)
-        self.second = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, bias=False)
+        channels = expansion * inputs
+        expand = [nn.Conv2d(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels)]
+        self.expand = nn.Sequential(*expand, nn.ReLU6()) if expansion > 1 else None
+        self.rest = nn.Sequential(
+            nn.Conv2d(
+                channels,
+                channels,
+                kernel_size,
+                strides,
+                padding=kernel_size // 2,
+                groups=channels,
+                bias=False,
+            ),
+            nn.BatchNorm2d(channels),
+            nn.ReLU6(),
+            nn.Conv2d(channels, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.is_residual = strides == 1 and inputs == outputs
 
     def forward(self, x):
-        """Computes the output."""
-        shortcut = self.shortcut(functional.avg_pool2d(x, 2))
-        return (LEAKY(self.second(LEAKY(self.first(x)))) + shortcut) * 0.5**0.5
+        """Computes the expanded input and the output."""
+        expanded = self.expand(x) if self.expand else x
+        output = self.rest(expanded)
+        return expanded, output + x if self.is_residual else output
+
+
+class Encoder(nn.Module):
+    """EfficientNetLite0 up to the feature maps."""
+
+    def __init__(self):
+        """Makes the layers."""
+        super().__init__()
+        stem = nn.Conv2d(3, 32, 3, 2, padding=1, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(32), nn.ReLU6())
+        inputs, blocks = 32, []
+        for channels, kernel_size, strides, number in STAGES:
+            for i in range(number):
+                expansion = EXPANSION if blocks else 1
+                blocks.append(
+                    Block(inputs, channels, kernel_size, 1 if i else strides, expansion)
+                )
+                inputs = channels
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        """Computes the feature maps, from the largest to the smallest."""
+        x, maps = self.stem(x), []
+        for i, block in enumerate(self.blocks):
+            expanded, x = block(x)
+            if i in FEATURES:
+                maps.append(x if i == len(self.blocks) - 1 else expanded)
+        return maps
 
 
 class Discriminator(nn.Module):
@@ -99,21 +136,53 @@ class Discriminator(nn.Module):
     def __init__(self):
         """Makes the layers."""
         super().__init__()
-        widths = [channels_of(resolution) for resolution in RESOLUTIONS[-2::-1]]
-        self.stem = nn.Conv2d(3, FILTERS, 1)
-        pairs = zip([FILTERS, *widths], widths, strict=False)
-        self.blocks = nn.Sequential(*(Block(i, o) for i, o in pairs))
-        self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.features = nn.Linear(16 * widths[-1], widths[-1])
-        self.score = nn.Linear(widths[-1], 1)
+        self.encoder = Encoder()
+        widths = list(FEATURES.values())
+        self.channels = nn.ModuleList(
+            nn.Conv2d(width, CHANNELS, 1, bias=False) for width in widths
+        )
+        self.strides = nn.ModuleList(
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False) for _ in widths[:-1]
+        )
+        for part in (self.encoder, self.channels, self.strides):
+            part.requires_grad_(False)
+        self.heads = nn.ModuleList(make_head(3 - i) for i in range(len(widths)))
+
+    def train(self, mode=True):
+        """Keeps the statistics of the encoder."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     def forward(self, images):
-        """Computes the output."""
-        x = self.blocks(LEAKY(self.stem(images)))
-        deviation = (x.var(0, unbiased=False) + 1e-8).sqrt().mean()
-        x = torch.cat([x, deviation.expand(len(x), 1, 4, 4)], 1)
-        x = LEAKY(self.last(x)).flatten(1)
-        return self.score(LEAKY(self.features(x)))[:, 0]
+        """Computes the scores."""
+        maps = self.encoder(enlarge(images))
+        scores, mixed = [], None
+        for i in reversed(range(len(maps))):
+            x = self.channels[i](maps[i])
+            if mixed is not None:
+                x = self.strides[i](x + enlarge(mixed))
+            mixed = x
+            scores.append(self.heads[i](x).flatten(1))
+        return torch.cat(scores, 1)
+
+
+def make_head(halvings):
+    """Returns a network from a mixed feature map to scores."""
+    normalize, parts = nn.utils.parametrizations.spectral_norm, []
+    for kernel_size, strides in [(4, 2)] * halvings + [(3, 1)]:
+        convolution = nn.Conv2d(
+            CHANNELS, CHANNELS, kernel_size, strides, padding=1, bias=False
+        )
+        parts += [normalize(convolution), nn.BatchNorm2d(CHANNELS), LEAKY]
+    return nn.Sequential(*parts, normalize(nn.Conv2d(CHANNELS, 1, 4)))
+
+
+def enlarge(x):
+    """Doubles height and width."""
+    return functional.interpolate(
+        x, scale_factor=2, mode="bilinear", align_corners=False
+    )
 
 
 def augment(x):
@@ -140,7 +209,7 @@ def make_step():
     generator, discriminator, average = Generator(), Discriminator(), Generator()
     generator_variables, discriminator_variables = (
         list(generator.parameters()),
-        list(discriminator.parameters()),
+        [each for each in discriminator.parameters() if each.requires_grad],
     )
     optimizer = torch.optim.Adam(
         generator_variables + discriminator_variables, LEARNING_RATE, betas=(0.0, 0.99)
@@ -154,9 +223,9 @@ def make_step():
             augment(generator(torch.randn(len(real), LATENT_SIZE)))
         )
         real_scores = discriminator(real)
-        loss = functional.softplus(-generated_scores).mean()
+        loss = -generated_scores.mean()
         other = (
-            functional.softplus(generated_scores) + functional.softplus(-real_scores)
+            functional.relu(1 + generated_scores) + functional.relu(1 - real_scores)
         ).mean()
         gradients = torch.autograd.grad(loss, generator_variables, retain_graph=True)
         gradients += torch.autograd.grad(other, discriminator_variables)

@@ -61,7 +61,7 @@ class Config:
     `conditional_gan`, which draws faces of wanted attributes."""
     latent_size: Annotated[int, Range(2, 1024)] = 128
     """Size of the latent vectors."""
-    filters: Annotated[int, Range(4, 256)] = 32
+    filters: Annotated[int, Range(4, 256)] = 24
     """Filters at the full resolution; half the resolution has twice as many, up to
     eight times as many."""
     weights: str | None = None
@@ -85,15 +85,11 @@ class Config:
     interruption included."""
     batch_size: Annotated[int, Range(2, 1024)] = 32
     """Images per training step."""
-    learning_rate: LearningRate = 5e-4
+    learning_rate: LearningRate = 2e-4
     """Learning rate of both networks of a GAN, or of the autoencoder."""
     beta: Weight = 1.0
     """Weight of the divergence from the prior in the loss of a `vae`. More gives better
     new faces, less gives better reconstructions."""
-    discriminator: Literal["projected", "convolutional"] = "projected"
-    """What a GAN learns from: `projected` compares the features of EfficientNetLite0,
-    whose weights are installed, and needs a tenth of the steps; `convolutional` is
-    trained from scratch, for images that are unlike photographs."""
     augmentation: tuple[Literal["color", "translation", "cutout"], ...] = (
         "color",
         "translation",
@@ -131,7 +127,6 @@ def faces() -> Config:
         steps_per_epoch=100,
         max_steps=None,
         batch_size=16,
-        discriminator="convolutional",
         learning_rate=1e-3,
         augmentation=(),
         average_decay=0.98,

@@ -8,29 +8,14 @@ import layers
 from apps.common.backbones import scale_pixels
 from apps.face_synthesis.augmentation import augment
 from apps.face_synthesis.networks import (
-    build_convolutional_discriminator,
+    build_discriminator,
     build_encoder,
     build_generator,
     build_mapping,
-    build_projected_discriminator,
 )
 
-PENALTY_WEIGHT = 1.0  # The weight γ.
-PENALTY_INTERVAL = 16  # Steps between two gradient penalties.
 BETA_1, BETA_2 = 0.0, 0.99  # Of Adam for a GAN.
 VARIANCE_DECAY = 0.98  # Of the moving average of the squared error.
-
-
-def logistic_losses(real_scores, generated_scores):
-    """Returns the non-saturating losses of the generator and the discriminator.
-
-    Args:
-        real_scores: The discriminator's scores of real images, `(batch, scores)`.
-        generated_scores: Those of generated ones.
-    """
-    loss = tf.reduce_mean(tf.nn.softplus(-generated_scores))
-    penalties = tf.nn.softplus(generated_scores) + tf.nn.softplus(-real_scores)
-    return loss, tf.reduce_mean(penalties)
 
 
 def hinge_losses(real_scores, generated_scores):
@@ -145,7 +130,9 @@ class VariationalAutoencoder(keras.Model):
             pixels; each `(batch,)`; and the means of the `latents`, `(batch, size)`.
         """
         mean, log_variance = self.encoder(images)
-        drawn = self.decoder(self.sampling([mean, log_variance], training=training))
+        drawn = self.decoder(
+            self.sampling([mean, log_variance], training=training), training=training
+        )
         squares = tf.square(images - drawn)
         log_density = -0.5 * (
             squares * tf.exp(-self.log_variance) + self.log_variance + np.log(2 * np.pi)
@@ -204,10 +191,9 @@ class VariationalAutoencoder(keras.Model):
 class GenerativeAdversarialNetwork(keras.Model):
     """A GAN, which is conditional if there are attributes.
 
-    Both networks learn at the same time, from the same generated images. The
-    discriminator sees augmented images; the gradient of a convolutional one at real
-    images is penalized every `PENALTY_INTERVAL` steps. A moving average of the
-    generator draws the faces.
+    Both networks learn at the same time, from the same generated images, with the hinge
+    loss. The discriminator sees augmented images. A moving average of the generator
+    draws the faces.
 
     One optimizer holds the moments of both networks; its settings are the same for
     both, so it does what two would do. All random numbers of a step are made from its
@@ -219,9 +205,6 @@ class GenerativeAdversarialNetwork(keras.Model):
         filters: Filters at the full resolution.
         num_values: Number of the values of all attributes; 0 for an unconditional GAN.
         augmentation: Names of the changes, as `augment` takes them.
-        discriminator: `projected` or `convolutional`; see `networks`. The former is
-            trained with the hinge loss, the latter with the logistic loss and the
-            gradient penalty.
         average_decay: Decay of the moving average.
         flip: Whether to mirror training images at random.
         seed: Seed of the noise, the augmentation and the mirroring.
@@ -243,8 +226,7 @@ class GenerativeAdversarialNetwork(keras.Model):
 
     Reference:
         [Goodfellow et al., 2014](https://arxiv.org/abs/1406.2661);
-        [Mescheder et al., 2018](https://arxiv.org/abs/1801.04406), the penalty;
-        [Karras et al., 2020](https://arxiv.org/abs/1912.04958), the generator;
+        [Sauer et al., 2021](https://arxiv.org/abs/2111.01007), the discriminator;
         [Miyato and Koyama, 2018](https://arxiv.org/abs/1802.05637), the attributes
     """
 
@@ -256,7 +238,6 @@ class GenerativeAdversarialNetwork(keras.Model):
         filters,
         num_values,
         augmentation,
-        discriminator,
         average_decay,
         flip,
         seed,
@@ -269,7 +250,6 @@ class GenerativeAdversarialNetwork(keras.Model):
             "filters": filters,
             "num_values": num_values,
             "augmentation": list(augmentation),
-            "discriminator": discriminator,
             "average_decay": average_decay,
             "flip": flip,
             "seed": seed,
@@ -282,20 +262,10 @@ class GenerativeAdversarialNetwork(keras.Model):
         self.seed = seed
         self.mapping = build_mapping(latent_size, num_values)
         self.generator = build_generator(image_size, latent_size, filters)
-        self.is_projected = discriminator == "projected"
-        if self.is_projected:
-            self.compute_losses = hinge_losses
-            self.discriminator = build_projected_discriminator(image_size, num_values)
-        else:
-            self.compute_losses = logistic_losses
-            self.discriminator = build_convolutional_discriminator(
-                image_size, filters, num_values
-            )
+        self.discriminator = build_discriminator(image_size, num_values)
         self.average_mapping = _average_of(self.mapping)
         self.average_generator = _average_of(self.generator)
-        names = ["loss", "discriminator_loss", "real_score", "generated_score"]
-        if not self.is_projected:
-            names.append("gradient_penalty")
+        names = ("loss", "discriminator_loss", "real_score", "generated_score")
         self.trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
 
@@ -332,16 +302,15 @@ class GenerativeAdversarialNetwork(keras.Model):
         noise = tf.random.stateless_normal(
             (tf.shape(real)[0], self.latent_size), seeds[1]
         )
-        changed = augment(real, self.augmentation, seeds[2])
         with tf.GradientTape(persistent=True) as tape:
-            generated = self.generator(self.mapping([noise, values]))
-            generated_scores = self.discriminator(
-                [augment(generated, self.augmentation, seeds[3]), values], training=True
+            generated = self.generator(self.mapping([noise, values]), training=True)
+            generated_scores, real_scores = (
+                self.discriminator(
+                    [augment(images, self.augmentation, seed), values], training=True
+                )
+                for images, seed in ((generated, seeds[2]), (real, seeds[3]))
             )
-            real_scores = self.discriminator([changed, values], training=True)
-            loss, discriminator_loss = self.compute_losses(
-                real_scores, generated_scores
-            )
+            loss, discriminator_loss = hinge_losses(real_scores, generated_scores)
         generator_variables = (
             self.mapping.trainable_variables + self.generator.trainable_variables
         )
@@ -350,20 +319,6 @@ class GenerativeAdversarialNetwork(keras.Model):
         discriminator_gradients = tape.gradient(
             discriminator_loss, discriminator_variables
         )
-        if not self.is_projected:
-            is_due = step % PENALTY_INTERVAL == 0
-            penalty, *more = tf.cond(
-                is_due,
-                lambda: self._penalize(changed, values),
-                lambda: [0.0, *map(tf.zeros_like, discriminator_variables)],
-            )
-            discriminator_gradients = [
-                one + other
-                for one, other in zip(discriminator_gradients, more, strict=True)
-            ]
-            self.trackers["gradient_penalty"].update_state(
-                penalty, tf.cast(is_due, tf.float32)
-            )
         self.optimizer.apply(
             generator_gradients + discriminator_gradients, self.trainable_variables
         )
@@ -389,25 +344,6 @@ class GenerativeAdversarialNetwork(keras.Model):
         scores = self.discriminator([changed, values])
         logs = self._track({"real_score": tf.reduce_mean(scores)})
         return {"real_score": logs["real_score"]}
-
-    def _penalize(self, images, values):
-        """Returns the penalty of real images, and its gradients for the discriminator.
-
-        The gradients make up for the steps without a penalty.
-        """
-        with tf.GradientTape() as tape:
-            with tf.GradientTape() as inner:
-                inner.watch(images)
-                score = tf.reduce_sum(self.discriminator([images, values]))
-            slopes = tf.square(inner.gradient(score, images))
-            penalty = tf.reduce_mean(tf.reduce_sum(slopes, axis=(1, 2, 3)))
-            loss = PENALTY_INTERVAL * PENALTY_WEIGHT / 2 * penalty
-        variables = [each.value for each in self.discriminator.trainable_variables]
-        # A bias that only adds to the scores has no influence on the penalty.
-        gradients = tape.gradient(
-            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        return [penalty, *gradients]
 
     def _update_average(self, step):
         """Moves the averages towards the networks, fast in the first steps."""
@@ -446,7 +382,6 @@ def build_model(*, config, num_values):
         **common,
         num_values=num_values if config.model == "conditional_gan" else 0,
         augmentation=config.augmentation,
-        discriminator=config.discriminator,
         average_decay=config.average_decay,
     )
 

@@ -8,12 +8,13 @@ from apps.common import feature_maps
 
 # The lowest resolution has this many times the filters of the highest.
 MAX_WIDENING = 8
-SLOPE = 0.2  # Of leaky ReLUs at negative numbers.
 LOWEST_RESOLUTION = 4
-# Of the projected discriminator.
+SLOPE = 0.2  # Of leaky ReLUs at negative numbers.
+MOMENTUM = 0.9  # Of the statistics of batch normalization.
+# Of the discriminator.
 ENCODER = "EfficientNetLite0"
-ENCODER_PIXELS = 128  # Height and width to which it enlarges images.
-PROJECTED_CHANNELS = 64
+ENLARGEMENT = 2  # Of the images that the encoder sees.
+CHANNELS = 64
 
 
 def build_mapping(latent_size, num_values):
@@ -34,41 +35,42 @@ def build_mapping(latent_size, num_values):
 
 
 def build_generator(image_size, latent_size, filters):
-    """Returns a network from latent vectors to images of about −1 to 1.
+    """Returns a network from latent vectors to images from −1 to 1.
 
-    A dense layer makes feature maps of 4 × 4 places. At each resolution, modulated
-    convolutions draw and add to the image, which is enlarged from one resolution to the
-    next. Nothing limits the pixels: a hyperbolic tangent would stop their gradients.
+    A dense layer makes feature maps of 4 × 4 places, and a convolution follows each
+    doubling of the resolution. Batch normalization keeps the images of a batch apart.
 
     Args:
         image_size: Height and width of the images, a power of two.
         latent_size: Size of the latent vectors.
         filters: Filters at the full resolution.
+
+    Reference:
+        [Liu et al., 2021](https://arxiv.org/abs/2101.04775)
     """
     latents = keras.Input((latent_size,), name="latents")
     size, *sizes = _resolutions(image_size)
     channels = _channels(size, image_size, filters)
-    x = keras.layers.Dense(size * size * channels, name="start")(latents)
-    x = keras.layers.Reshape((size, size, channels))(x)
-    x = _modulated(x, latents, channels, f"{size}")
-    image = layers.ModulatedConv2D(3, 1, demodulate=False, name=f"{size}_rgb")
-    image = image([x, latents])
+    x = keras.layers.Dense(size * size * 2 * channels, use_bias=False, name="start")
+    x = keras.layers.Reshape((size, size, 2 * channels))(x(latents))
+    x = _gate(x, "start")
     for size in sizes:
         channels = _channels(size, image_size, filters)
-        x = keras.layers.UpSampling2D(interpolation="bilinear")(x)
-        x = _modulated(x, latents, channels, f"{size}")
-        image = keras.layers.UpSampling2D(interpolation="bilinear")(image)
-        drawn = layers.ModulatedConv2D(3, 1, demodulate=False, name=f"{size}_rgb")
-        image = keras.layers.Add()([image, drawn([x, latents])])
-    return keras.Model(latents, image, name="generator")
+        x = keras.layers.UpSampling2D()(x)
+        x = keras.layers.Conv2D(
+            2 * channels, 3, padding="same", use_bias=False, name=f"{size}"
+        )(x)
+        x = _gate(x, f"{size}")
+    image = keras.layers.Conv2D(3, 3, padding="same", activation="tanh", name="image")
+    return keras.Model(latents, image(x), name="generator")
 
 
-def build_projected_discriminator(image_size, num_values):
-    """Returns a network from images and attributes to scores, on pretrained features.
+def build_discriminator(image_size, num_values):
+    """Returns a network from images and attributes to scores.
 
-    Four small networks score the feature maps of an EfficientNetLite0 that is not
-    trained, from stride 4 to stride 32. Random convolutions mix the channels, and each
-    map with those of larger strides, so that no score depends on a few features only.
+    Small networks score the feature maps of an EfficientNetLite0 that is not trained.
+    Random convolutions mix the channels, and each map with those of larger strides, so
+    that no score depends on a few features only.
 
     Args:
         image_size: Height and width of the images.
@@ -77,41 +79,25 @@ def build_projected_discriminator(image_size, num_values):
     Reference:
         [Sauer et al., 2021](https://arxiv.org/abs/2111.01007)
     """
-    preprocess, encoder, _ = feature_maps.load_encoder(ENCODER, "imagenet")
+    preprocess, encoder, strides = feature_maps.load_encoder(ENCODER, "imagenet")
     encoder.trainable = False
     images = keras.Input((image_size, image_size, 3), name="images")
     values = keras.Input((num_values,), name="values")
-    x = keras.layers.Resizing(ENCODER_PIXELS, ENCODER_PIXELS)(images)
+    size = ENLARGEMENT * image_size
+    x = keras.layers.Resizing(size, size)(images)
     maps = encoder(preprocess(keras.layers.Rescaling(127.5, 127.5)(x)))
     scores, mixed = [], None
-    for i, x in reversed(list(enumerate(maps))):
-        x = _mix(1, f"channels_{i}")(x)
+    for stride, x in reversed(list(zip(strides, maps, strict=True))):
+        if size // stride < LOWEST_RESOLUTION:
+            continue
+        x = _mix(1, f"channels_{stride}")(x)
         if mixed is not None:
             above = keras.layers.UpSampling2D(interpolation="bilinear")(mixed)
-            x = _mix(3, f"strides_{i}")(keras.layers.Add()([x, above]))
+            x = _mix(3, f"strides_{stride}")(keras.layers.Add()([x, above]))
         mixed = x
-        scores.append(_score_map(x, values, f"{i}"))
+        scores.append(_score(x, values, f"{stride}"))
     scores = keras.layers.Concatenate()(scores)
     return keras.Model([images, values], scores, name="discriminator")
-
-
-def build_convolutional_discriminator(image_size, filters, num_values):
-    """Returns a network from images and attributes to scores, trained from scratch.
-
-    Args:
-        image_size: Height and width of the images, a power of two.
-        filters: Filters at the full resolution.
-        num_values: Number of the values of all attributes, or 0.
-    """
-    images = keras.Input((image_size, image_size, 3), name="images")
-    values = keras.Input((num_values,), name="values")
-    x = _shrink(images, filters)
-    x = layers.MinibatchStandardDeviation()(x)
-    channels = _channels(LOWEST_RESOLUTION, image_size, filters)
-    x = _convolve(x, channels, "last")
-    return keras.Model(
-        [images, values], _score(x, values, channels), name="discriminator"
-    )
 
 
 def build_encoder(image_size, latent_size, filters):
@@ -144,9 +130,11 @@ def _channels(size, image_size, filters):
     return filters * min(image_size // size, MAX_WIDENING)
 
 
-def _modulated(x, latents, channels, name):
-    x = layers.ModulatedConv2D(channels, name=name)([x, latents])
-    return keras.layers.LeakyReLU(SLOPE)(x)
+def _gate(x, name):
+    """Returns half of the normalized channels, multiplied by gates from the rest."""
+    x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_norm")(x)
+    drawn, gates = keras.ops.split(x, 2, axis=-1)
+    return keras.layers.Multiply()([drawn, keras.ops.sigmoid(gates)])
 
 
 def _shrink(images, filters):
@@ -180,7 +168,7 @@ def _convolve(x, channels, name, kernel_size=3, strides=1):
 def _mix(kernel_size, name):
     """Returns a random convolution that is not trained."""
     return keras.layers.Conv2D(
-        PROJECTED_CHANNELS,
+        CHANNELS,
         kernel_size,
         padding="same",
         use_bias=False,
@@ -190,30 +178,30 @@ def _mix(kernel_size, name):
     )
 
 
-def _score_map(x, values, name):
-    """Returns the scores of a mixed feature map; all layers are normalized."""
-    normalize = keras.layers.SpectralNormalization
-    for size in reversed(_resolutions(x.shape[1])[:-1]):
-        convolution = keras.layers.Conv2D(PROJECTED_CHANNELS, 4, 2, padding="same")
-        x = normalize(convolution, name=f"{name}_{size}")(x)
-        x = keras.layers.LeakyReLU(SLOPE)(x)
-    x = layers.MinibatchStandardDeviation()(x)
-    return _score(x, values, PROJECTED_CHANNELS, normalize)
-
-
-def _score(x, values, channels, wrap=lambda layer: layer):
-    """Returns the scores of feature maps, `(batch, 1)`.
+def _score(x, values, name):
+    """Returns the scores of a mixed feature map, `(batch, 1)`.
 
     Args:
-        x: `(batch, height, width, channels)`.
+        x: `(batch, height, width, CHANNELS)`.
         values: The attributes, one-hot; they are scored by projection.
-        channels: Size of the features that the score is made of.
-        wrap: Changes every layer.
+        name: Begin of the layers' names.
     """
-    x = wrap(keras.layers.Dense(channels))(keras.layers.Flatten()(x))
-    x = keras.layers.LeakyReLU(SLOPE)(x)
-    score = wrap(keras.layers.Dense(1))(x)
+    normalize = keras.layers.SpectralNormalization
+    shapes = [(4, 2) for _ in _resolutions(x.shape[1])[1:]] + [(3, 1)]
+    for i, (kernel_size, strides) in enumerate(shapes):
+        convolution = keras.layers.Conv2D(
+            CHANNELS, kernel_size, strides, padding="same", use_bias=False
+        )
+        x = normalize(convolution, name=f"{name}_{i}")(x)
+        x = keras.layers.BatchNormalization(
+            momentum=MOMENTUM, name=f"{name}_{i}_norm"
+        )(x)
+        x = keras.layers.LeakyReLU(SLOPE)(x)
+    score = keras.layers.Conv2D(1, LOWEST_RESOLUTION)
+    score = keras.layers.Flatten()(normalize(score, name=f"{name}_score")(x))
     if values.shape[1]:
-        wanted = wrap(keras.layers.Dense(channels, use_bias=False))(values)
-        score = keras.layers.Add()([score, keras.layers.Dot(axes=1)([x, wanted])])
+        wanted = keras.layers.Dense(CHANNELS, use_bias=False)
+        wanted = normalize(wanted, name=f"{name}_wanted")(values)
+        mean = keras.layers.GlobalAveragePooling2D()(x)
+        score = keras.layers.Add()([score, keras.layers.Dot(axes=1)([mean, wanted])])
     return score

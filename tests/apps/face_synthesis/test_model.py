@@ -7,7 +7,7 @@ import tensorflow as tf
 from apps.common import feature_maps
 from apps.face_synthesis import model as module
 from apps.face_synthesis.model import build_model
-from apps.face_synthesis.networks import build_generator, build_projected_discriminator
+from apps.face_synthesis.networks import build_discriminator, build_generator
 from tests.apps.face_synthesis.tiny import small
 
 RANDOM = np.random.default_rng(0)
@@ -34,26 +34,20 @@ PLAIN = {"augmentation": (), "flip": False}
 
 
 @pytest.mark.parametrize("values", [NONE, VALUES], ids=["gan", "conditional_gan"])
-def test_both_networks_follow_the_gradient_of_their_loss(values, monkeypatch):
-    monkeypatch.setattr(module, "PENALTY_WEIGHT", 0.0)
+def test_both_networks_follow_the_gradient_of_their_loss(values):
     model, twin = (make(values.shape[1], **PLAIN) for _ in range(2))
     logs = one_step(model, values)
     seeds = tf.unstack(tf.random.experimental.stateless_split([0, 0], 4))
     noise = tf.random.stateless_normal((6, 8), seeds[1])
-    real = IMAGES.astype("float32") / 127.5 - 1
+    real = tf.constant(IMAGES / 127.5 - 1, tf.float32)
+    wanted = tf.constant(values)
     with tf.GradientTape(persistent=True) as tape:
-        drawn = twin.generator(twin.mapping([noise, tf.constant(values)]))
-        # log(1 + exp(-score)) of the drawn images for the generator, …
-        scores = twin.discriminator([drawn, tf.constant(values)])
-        loss = tf.reduce_mean(tf.math.log(1 + tf.exp(-scores)))
-        # … and the cross-entropy of both kinds for the discriminator.
-        probability = tf.sigmoid(scores)
-        real_probability = tf.sigmoid(
-            twin.discriminator([tf.constant(real), tf.constant(values)])
-        )
-        other = -tf.reduce_mean(
-            tf.math.log(1 - probability) + tf.math.log(real_probability)
-        )
+        drawn = twin.generator(twin.mapping([noise, wanted]), training=True)
+        scores = twin.discriminator([drawn, wanted], training=True)
+        real_scores = twin.discriminator([real, wanted], training=True)
+        loss = -tf.reduce_mean(scores)
+        other = tf.reduce_mean(tf.maximum(1 + scores, 0.0))
+        other += tf.reduce_mean(tf.maximum(1 - real_scores, 0.0))
     assert logs["loss"] == pytest.approx(float(loss), rel=1e-4)
     assert logs["discriminator_loss"] == pytest.approx(float(other), rel=1e-4)
     for name, target in (
@@ -69,30 +63,6 @@ def test_both_networks_follow_the_gradient_of_their_loss(values, monkeypatch):
             np.testing.assert_allclose(after, before - gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_the_penalty_is_that_of_the_gradients_at_real_images(monkeypatch):
-    monkeypatch.setattr(module, "PENALTY_WEIGHT", 2.0)
-    model, twin = (make(**PLAIN) for _ in "ab")
-    logs = one_step(model)
-    real = tf.constant(IMAGES / 127.5 - 1, tf.float32)
-    with tf.GradientTape() as outer:
-        with tf.GradientTape() as tape:
-            tape.watch(real)
-            scores = twin.discriminator([real, tf.constant(NONE)])
-        # Scores depend on other images through the deviation of the minibatch alone.
-        slopes = tape.gradient(scores, real)
-        penalty = tf.reduce_sum(slopes**2) / 6
-    assert logs["gradient_penalty"] == pytest.approx(float(penalty), rel=1e-4)
-    kernel = twin.discriminator.get_layer("last").kernel
-    change = module.PENALTY_INTERVAL * 2.0 / 2 * outer.gradient(penalty, kernel.value)
-    monkeypatch.setattr(module, "PENALTY_WEIGHT", 0.0)
-    plain = make(**PLAIN)
-    one_step(plain)
-    found, without = (
-        each.discriminator.get_layer("last").kernel.numpy() for each in (model, plain)
-    )
-    np.testing.assert_allclose(without - found, change, rtol=1e-2, atol=1e-4)
-
-
 def test_the_hinge_loss_has_a_margin_of_one():
     real, generated = np.array([3.0, 0.5, -1.0]), np.array([-4.0, 0.25, 2.0])
     loss, discriminator_loss = module.hinge_losses(real, generated)
@@ -101,12 +71,9 @@ def test_the_hinge_loss_has_a_margin_of_one():
 
 
 @pytest.fixture(scope="module")
-def projected():
-    """Returns a conditional GAN with a projected discriminator, after 40 steps.
-
-    It does not learn in the last 20.
-    """
-    model = make(3, discriminator="projected")
+def trained():
+    """Returns a conditional GAN after 40 steps; it does not learn in the last 20."""
+    model = make(3)
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
     step = tf.function(
         lambda: model.train_step((tf.constant(IMAGES), tf.constant(VALUES)))
@@ -118,57 +85,59 @@ def projected():
     return model
 
 
-def test_only_what_scores_features_is_trained(projected):
+def test_only_what_scores_features_is_trained(trained):
     keras.utils.set_random_seed(0)
-    twin = make(3, discriminator="projected").discriminator
-    trained = {id(each) for each in projected.discriminator.trainable_variables}
-    pairs = zip(projected.discriminator.weights, twin.weights, strict=True)
+    twin = make(3).discriminator
+    variables = {id(each) for each in trained.discriminator.trainable_variables}
+    pairs = zip(trained.discriminator.weights, twin.weights, strict=True)
     for after, before in pairs:
-        if not after.path.endswith("vector_u"):  # Of spectral normalization.
+        # Spectral and batch normalization have statistics of their own.
+        if not after.path.endswith(("vector_u", "moving_mean", "moving_variance")):
             same = np.array_equal(after.numpy(), before.numpy())
-            assert same == (id(after) not in trained), after.path
+            assert same == (id(after) not in variables), after.path
+    encoder = trained.discriminator.get_layer("backbone")
+    pairs = zip(encoder.weights, twin.get_layer("backbone").weights, strict=True)
+    assert all(np.array_equal(after, before) for after, before in pairs)
 
 
-def test_spectral_normalization_limits_what_scores_features(projected):
-    layers = projected.discriminator.layers
+def test_spectral_normalization_limits_what_scores_features(trained):
+    layers = trained.discriminator.layers
     kernels = [
         layer.layer.kernel.numpy()
         for layer in layers
         if isinstance(layer, keras.layers.SpectralNormalization)
     ]
-    assert sum(bool(layer.trainable_variables) for layer in layers) == len(kernels)
+    normalized = (keras.layers.SpectralNormalization, keras.layers.BatchNormalization)
+    assert all(
+        isinstance(layer, normalized) for layer in layers if layer.trainable_variables
+    )
     for kernel in kernels:
         norm = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
         assert norm == pytest.approx(1, abs=0.05)
 
 
 def test_features_are_mixed_from_large_strides_to_small_ones():
-    network = build_projected_discriminator(64, 0)
+    network = build_discriminator(64, 0)
     images = RANDOM.uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
-    names = ["channels_0", "channels_1", "strides_0", "strides_1"]
+    names = ["channels_4", "channels_8", "strides_4", "strides_8"]
     layers = {name: network.get_layer(name) for name in names}
     outputs = [layer.output for layer in layers.values()]
     found = keras.Model(network.input, outputs)([images, NONE[:2]])
     found = dict(zip(names, found, strict=True))
     preprocess, encoder, _ = feature_maps.load_encoder("EfficientNetLite0", "imagenet")
     pixels = keras.ops.image.resize(127.5 * images + 127.5, (128, 128))
-    for i, features in enumerate(encoder(preprocess(pixels))[:2]):
-        expected = features @ layers[f"channels_{i}"].kernel.numpy()[0, 0]
-        np.testing.assert_allclose(found[f"channels_{i}"], expected, atol=1e-3)
-    above = keras.ops.image.resize(found["strides_1"], (32, 32))
-    mixed = layers["strides_0"](found["channels_0"] + above)
-    np.testing.assert_allclose(found["strides_0"], mixed, atol=1e-3)
+    maps = encoder(preprocess(pixels))
+    for stride, features in zip((4, 8), maps, strict=False):
+        expected = features @ layers[f"channels_{stride}"].kernel.numpy()[0, 0]
+        np.testing.assert_allclose(found[f"channels_{stride}"], expected, atol=1e-3)
+    above = keras.ops.image.resize(found["strides_8"], (32, 32))
+    mixed = layers["strides_4"](found["channels_4"] + above)
+    np.testing.assert_allclose(found["strides_4"], mixed, atol=1e-3)
 
 
-def test_the_penalty_comes_at_intervals():
-    model = make()
-    model.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
-    step = tf.function(
-        lambda: model.train_step((tf.constant(IMAGES), tf.constant(NONE)))
-    )
-    for _ in range(module.PENALTY_INTERVAL + 1):
-        step()
-    assert int(model.trackers["gradient_penalty"].count) == 2
+@pytest.mark.parametrize(("image_size", "scores"), [(16, 2), (64, 4), (128, 4)])
+def test_feature_maps_of_four_places_and_more_are_scored(image_size, scores):
+    assert build_discriminator(image_size, 0).output.shape == (None, scores)
 
 
 def test_the_average_follows_the_generator():
@@ -197,19 +166,17 @@ def test_the_average_draws():
     np.testing.assert_array_equal(model([noise, VALUES]), expected)
 
 
-def test_the_discriminator_projects_attributes():
-    model = make(3)
+def test_the_discriminator_projects_attributes(trained):
+    network = trained.discriminator
     images = (IMAGES / 127.5 - 1).astype("float32")
-    network = model.discriminator
-    dense = [each for each in network.layers if isinstance(each, keras.layers.Dense)]
-    (score,) = (layer for layer in dense if layer.units == 1)
-    (wanted,) = (layer for layer in dense if not layer.use_bias)
-    values = 2 * VALUES
-    x = keras.Model(network.input, score.input)([images, values]).numpy()
-    expected = x @ score.kernel.numpy()[:, 0] + score.bias.numpy()
-    expected = expected + (x * (values @ wanted.kernel.numpy())).sum(axis=1)
-    found = network([images, values])
-    np.testing.assert_allclose(found, expected[:, None], atol=1e-4)
+    others = np.roll(VALUES, 1, axis=1)
+    change = network([images, others]).numpy() - network([images, VALUES]).numpy()
+    for i, stride in enumerate((8, 4)):
+        features = network.get_layer(f"{stride}_score").input
+        mean = keras.Model(network.input, features)([images, VALUES]).numpy()
+        kernel = network.get_layer(f"{stride}_wanted").layer.kernel.numpy()
+        expected = (mean.mean(axis=(1, 2)) * ((others - VALUES) @ kernel)).sum(axis=1)
+        np.testing.assert_allclose(change[:, i], expected, atol=1e-4)
 
 
 def test_the_scores_of_held_out_images_are_measured():
@@ -292,11 +259,15 @@ def test_filters_double_down_to_the_lowest_resolution(size):
     found = {
         layer.name: layer.filters for layer in network.layers if layer.name.isdigit()
     }
-    expected = {str(size // 2**i): 2 * min(2**i, 8) for i in range(6)}
-    assert found == {name: n for name, n in expected.items() if int(name) >= 4}
+    # Half of the filters are gates.
+    expected = {str(size // 2**i): 4 * min(2**i, 8) for i in range(6)}
+    assert found == {name: n for name, n in expected.items() if int(name) > 4}
+    assert network.get_layer("start").units == 4 * 4 * 4 * min(size // 4, 8)
 
 
-def test_a_new_generator_draws_grey_images_that_differ():
-    images = make().draw(RANDOM.normal(size=(16, 8)).astype("float32")).numpy()
-    assert np.abs(images).max() < 3
-    assert images.std(axis=0).mean() > 0.01
+def test_a_new_generator_draws_images_that_differ():
+    generator = build_generator(16, 8, 4)
+    noise = RANDOM.normal(size=(16, 8)).astype("float32")
+    images = generator(noise, training=True).numpy()
+    assert np.abs(images).max() <= 1
+    assert images.std(axis=0).mean() > 0.05

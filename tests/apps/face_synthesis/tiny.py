@@ -10,7 +10,6 @@ SMALL = {
     "validation_fraction": 0.2,
     "image_size": 16,
     "model": "conditional_gan",
-    "discriminator": "convolutional",
     "latent_size": 8,
     "filters": 4,
     "epochs": 3,
