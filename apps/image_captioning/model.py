@@ -13,7 +13,7 @@ OUTPUTS = {
     "EfficientNetLite0": "block15_project_bn",
     "MobileNetV2": "block_16_project_BN",
 }
-SMALL_RESNET_FILTERS = (16, 32, 64, 128)
+SMALL_RESNET_FILTERS = (16, 32, 64, 128, 128)
 
 
 @keras.saving.register_keras_serializable(package="image_captioning")
