@@ -52,7 +52,7 @@ SMALL = {
     "units": 32,
     "embedding_size": 16,
     "dropout": 0.0,
-    "epochs": 8,
+    "epochs": 12,
     "self_critical_epochs": 0,
     "min_steps": 0,
     "batch_size": 16,
