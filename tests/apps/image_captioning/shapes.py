@@ -53,6 +53,7 @@ SMALL = {
     "embedding_size": 16,
     "dropout": 0.0,
     "epochs": 12,
+    "patience": None,
     "self_critical_epochs": 0,
     "min_steps": 0,
     "batch_size": 16,
