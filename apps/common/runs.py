@@ -378,8 +378,9 @@ def finish(
             model than that epoch's was saved.
 
     Returns:
-        The summary: `best_epoch`, the number of `epochs`, the validation metrics of the
-        best epoch, and `minutes`.
+        The summary: `best_epoch`; `epochs`, the number of the last one, with those that
+        a phase left out when it ended early; the validation metrics of the best epoch;
+        and `minutes`.
     """
     history = read_history(run)
     if monitor not in history[-1]:  # Without validation the last epoch is kept.
@@ -387,7 +388,7 @@ def finish(
     best = best_epoch(history, monitor, mode)
     result = {
         "best_epoch": int(best["epoch"]) + 1,
-        "epochs": len(history),
+        "epochs": int(history[-1]["epoch"]) + 1,
         **{name: best[name] for name in best if name.startswith("val_")},
         **(scores or {}),
         "minutes": round(sum(row["seconds"] for row in history) / 60, 1),

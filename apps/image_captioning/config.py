@@ -151,12 +151,12 @@ class Config:
 
 
 def scenes() -> Config:
-    """Built-in scenes of two digits; 25 minutes, 0.947 of the captions exactly right.
+    """Built-in scenes of two digits; 25 minutes, 0.965 of the captions exactly right.
 
     python -m apps.image_captioning train scenes
 
-    Scored on 2,000 test scenes, whose digits are not in the training scenes; two cores
-    that did other work too.
+    Scored on 2,000 test scenes, whose digits are not in the training scenes; one core,
+    which other trainings shared.
     """
     return Config(
         data="scenes",
@@ -170,13 +170,14 @@ def scenes() -> Config:
         vocabulary_size=100,
         max_tokens=12,
         backbone="small_resnet",
+        backbone_output="block_4",  # 8 × 8 places; four times fewer are less exact.
         weights=None,
         units=128,
         embedding_size=64,
         attention_units=256,
         dropout=0.1,
         attention_penalty=0.0,
-        epochs=26,
+        epochs=20,
         self_critical_epochs=0,
         patience=None,
         min_steps=0,

@@ -319,6 +319,15 @@ def test_the_summary_has_the_best_epoch(tmp_path):
     assert runs.finished(Config(), tmp_path) == summary
 
 
+def test_epochs_have_the_numbers_that_the_training_printed(tmp_path):
+    """The first phase ended after two of four epochs."""
+    (tmp_path / "history.csv").write_text(
+        "epoch,seconds,val_loss\n0,60,3\n1,30,2\n4,30,1\n5,30,1.5\n"
+    )
+    summary = runs.finish(tmp_path)
+    assert (summary["best_epoch"], summary["epochs"]) == (5, 6)
+
+
 def test_only_a_finished_run_is_accepted_for_export(tmp_path):
     with pytest.raises(BadInput, match=r"^--run .* holds no trained model; run train"):
         runs.require_finished(tmp_path)
