@@ -10,8 +10,6 @@ from layers.gaussian_sampling import GaussianSampling
 from layers.gru import GRU
 from layers.log_mel_spectrogram import LogMelSpectrogram
 from layers.lstm import LSTM
-from layers.minibatch_standard_deviation import MinibatchStandardDeviation
-from layers.modulated_conv2d import ModulatedConv2D
 from layers.multiplicative_attention import MultiplicativeAttention
 from layers.residual_block import ResidualBlock
 from layers.roi_align import RoIAlign
@@ -28,8 +26,6 @@ __all__ = [
     "FeaturePyramid",
     "GaussianSampling",
     "LogMelSpectrogram",
-    "MinibatchStandardDeviation",
-    "ModulatedConv2D",
     "MultiplicativeAttention",
     "ResidualBlock",
     "RoIAlign",

@@ -39,6 +39,8 @@ def build_generator(image_size, latent_size, filters):
 
     A dense layer makes feature maps of 4 × 4 places, and a convolution follows each
     doubling of the resolution. Batch normalization keeps the images of a batch apart.
+    Spectral normalization keeps the kernels from growing, which would slow down their
+    learning.
 
     Args:
         image_size: Height and width of the images, a power of two.
@@ -57,9 +59,10 @@ def build_generator(image_size, latent_size, filters):
     for size in sizes:
         channels = _channels(size, image_size, filters)
         x = keras.layers.UpSampling2D()(x)
-        x = keras.layers.Conv2D(
-            2 * channels, 3, padding="same", use_bias=False, name=f"{size}"
-        )(x)
+        convolution = keras.layers.Conv2D(
+            2 * channels, 3, padding="same", use_bias=False
+        )
+        x = keras.layers.SpectralNormalization(convolution, name=f"{size}")(x)
         x = _gate(x, f"{size}")
     image = keras.layers.Conv2D(3, 3, padding="same", activation="tanh", name="image")
     return keras.Model(latents, image(x), name="generator")
@@ -187,7 +190,7 @@ def _score(x, values, name):
         name: Begin of the layers' names.
     """
     normalize = keras.layers.SpectralNormalization
-    shapes = [(4, 2) for _ in _resolutions(x.shape[1])[1:]] + [(3, 1)]
+    shapes = [(4, 2) for _ in _resolutions(x.shape[1])[1:]] or [(3, 1)]
     for i, (kernel_size, strides) in enumerate(shapes):
         convolution = keras.layers.Conv2D(
             CHANNELS, kernel_size, strides, padding="same", use_bias=False

@@ -257,7 +257,9 @@ def test_filters_double_down_to_the_lowest_resolution(size):
     network = build_generator(size, 8, 2)
     assert network.output.shape == (None, size, size, 3)
     found = {
-        layer.name: layer.filters for layer in network.layers if layer.name.isdigit()
+        layer.name: layer.layer.filters
+        for layer in network.layers
+        if layer.name.isdigit()
     }
     # Half of the filters are gates.
     expected = {str(size // 2**i): 4 * min(2**i, 8) for i in range(6)}
