@@ -170,12 +170,22 @@ class Discriminator(nn.Module):
 def make_head(halvings):
     """Returns a network from a mixed feature map to scores."""
     normalize, parts = nn.utils.parametrizations.spectral_norm, []
-    for kernel_size, strides in [(4, 2)] * halvings + [(3, 1)]:
+    for kernel_size, strides in [(4, 2)] * halvings or [(3, 1)]:
         convolution = nn.Conv2d(
             CHANNELS, CHANNELS, kernel_size, strides, padding=1, bias=False
         )
         parts += [normalize(convolution), nn.BatchNorm2d(CHANNELS), LEAKY]
-    return nn.Sequential(*parts, normalize(nn.Conv2d(CHANNELS, 1, 4)))
+    score = normalize(nn.Conv2d(2 * CHANNELS, 1, 4))
+    return nn.Sequential(*parts, Deviation(), score)
+
+
+class Deviation(nn.Module):
+    """Appends how much the channels differ over the batch."""
+
+    def forward(self, x):
+        """Computes the larger feature maps."""
+        deviations = (x.var(0, correction=0) + 1e-6).sqrt().mean((1, 2))
+        return torch.cat([x, deviations[:, None, None].expand_as(x)], 1)
 
 
 def enlarge(x):

@@ -10,6 +10,7 @@ from layers.gaussian_sampling import GaussianSampling
 from layers.gru import GRU
 from layers.log_mel_spectrogram import LogMelSpectrogram
 from layers.lstm import LSTM
+from layers.minibatch_standard_deviation import MinibatchStandardDeviation
 from layers.multiplicative_attention import MultiplicativeAttention
 from layers.residual_block import ResidualBlock
 from layers.roi_align import RoIAlign
@@ -26,6 +27,7 @@ __all__ = [
     "FeaturePyramid",
     "GaussianSampling",
     "LogMelSpectrogram",
+    "MinibatchStandardDeviation",
     "MultiplicativeAttention",
     "ResidualBlock",
     "RoIAlign",

@@ -73,14 +73,16 @@ def build_discriminator(image_size, num_values):
 
     Small networks score the feature maps of an EfficientNetLite0 that is not trained.
     Random convolutions mix the channels, and each map with those of larger strides, so
-    that no score depends on a few features only.
+    that no score depends on a few features only. The scores also depend on how much the
+    images of the batch differ; otherwise a generator draws few faces again and again.
 
     Args:
         image_size: Height and width of the images.
         num_values: Number of the values of all attributes, or 0.
 
     Reference:
-        [Sauer et al., 2021](https://arxiv.org/abs/2111.01007)
+        [Sauer et al., 2021](https://arxiv.org/abs/2111.01007);
+        [Karras et al., 2018](https://arxiv.org/abs/1710.10196), the differences
     """
     preprocess, encoder, strides = feature_maps.load_encoder(ENCODER, "imagenet")
     encoder.trainable = False
@@ -200,8 +202,9 @@ def _score(x, values, name):
             momentum=MOMENTUM, name=f"{name}_{i}_norm"
         )(x)
         x = keras.layers.LeakyReLU(SLOPE)(x)
+    varied = layers.MinibatchStandardDeviation()(x)
     score = keras.layers.Conv2D(1, LOWEST_RESOLUTION)
-    score = keras.layers.Flatten()(normalize(score, name=f"{name}_score")(x))
+    score = keras.layers.Flatten()(normalize(score, name=f"{name}_score")(varied))
     if values.shape[1]:
         wanted = keras.layers.Dense(CHANNELS, use_bias=False)
         wanted = normalize(wanted, name=f"{name}_wanted")(values)

@@ -140,6 +140,19 @@ def test_feature_maps_of_four_places_and_more_are_scored(image_size, scores):
     assert build_discriminator(image_size, 0).output.shape == (None, scores)
 
 
+def test_the_scores_see_how_much_images_differ():
+    network = build_discriminator(16, 0)
+    like = np.repeat(RANDOM.uniform(-1, 1, (1, 16, 16, 3)), 4, axis=0)
+    varied = like + RANDOM.normal(0, 0.5, like.shape) * [
+        [[[0]]],
+        [[[1]]],
+        [[[1]]],
+        [[[1]]],
+    ]
+    first = [network([images, NONE[:4]])[0].numpy() for images in (like, varied)]
+    assert np.abs(first[0] - first[1]).min() > 1e-3
+
+
 def test_the_average_follows_the_generator():
     model = make()
     before = [weight.numpy() for weight in model.average_generator.weights]
@@ -173,9 +186,11 @@ def test_the_discriminator_projects_attributes(trained):
     change = network([images, others]).numpy() - network([images, VALUES]).numpy()
     for i, stride in enumerate((8, 4)):
         features = network.get_layer(f"{stride}_score").input
-        mean = keras.Model(network.input, features)([images, VALUES]).numpy()
+        maps = keras.Model(network.input, features)([images, VALUES]).numpy()
         kernel = network.get_layer(f"{stride}_wanted").layer.kernel.numpy()
-        expected = (mean.mean(axis=(1, 2)) * ((others - VALUES) @ kernel)).sum(axis=1)
+        # The deviations of the channels lie behind them.
+        mean = maps[..., : len(kernel.T)].mean(axis=(1, 2))
+        expected = (mean * ((others - VALUES) @ kernel)).sum(axis=1)
         np.testing.assert_allclose(change[:, i], expected, atol=1e-4)
 
 
