@@ -4,6 +4,7 @@ It has a process of its own, because PyTorch and TensorFlow do not go together i
 For each line of its standard input it trains a step, and prints the loss.
 """
 
+import itertools
 import sys
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 BATCH_SIZE, SIZE, FILTERS, LATENT_SIZE = 32, 64, 24, 128
 LEARNING_RATE, AVERAGE_DECAY = 2e-4, 0.998
-CHANNELS = 64  # Of the discriminator.
+CHANNELS = 64, 128, 256, 256  # Of the mixed feature maps.
 LEAKY = nn.LeakyReLU(0.2)
 RESOLUTIONS = [4, 8, 16, 32, 64]
 # Of EfficientNetLite0: channels, kernel size, strides and number of blocks.
@@ -137,16 +138,23 @@ class Discriminator(nn.Module):
         """Makes the layers."""
         super().__init__()
         self.encoder = Encoder()
-        widths = list(FEATURES.values())
         self.channels = nn.ModuleList(
-            nn.Conv2d(width, CHANNELS, 1, bias=False) for width in widths
+            nn.Conv2d(width, channels, 1, bias=False)
+            for width, channels in zip(FEATURES.values(), CHANNELS, strict=True)
+        )
+        self.above = nn.ModuleList(
+            nn.Conv2d(larger, channels, 1, bias=False)
+            for channels, larger in itertools.pairwise(CHANNELS)
         )
         self.strides = nn.ModuleList(
-            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False) for _ in widths[:-1]
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+            for channels in CHANNELS[:-1]
         )
-        for part in (self.encoder, self.channels, self.strides):
+        for part in (self.encoder, self.channels, self.above, self.strides):
             part.requires_grad_(False)
-        self.heads = nn.ModuleList(make_head(3 - i) for i in range(len(widths)))
+        self.heads = nn.ModuleList(
+            make_head(channels, 3 - i) for i, channels in enumerate(CHANNELS)
+        )
 
     def train(self, mode=True):
         """Keeps the statistics of the encoder."""
@@ -161,21 +169,21 @@ class Discriminator(nn.Module):
         for i in reversed(range(len(maps))):
             x = self.channels[i](maps[i])
             if mixed is not None:
-                x = self.strides[i](x + enlarge(mixed))
+                x = self.strides[i](x + enlarge(self.above[i](mixed)))
             mixed = x
             scores.append(self.heads[i](x).flatten(1))
         return torch.cat(scores, 1)
 
 
-def make_head(halvings):
+def make_head(channels, halvings):
     """Returns a network from a mixed feature map to scores."""
     normalize, parts = nn.utils.parametrizations.spectral_norm, []
     for kernel_size, strides in [(4, 2)] * halvings or [(3, 1)]:
         convolution = nn.Conv2d(
-            CHANNELS, CHANNELS, kernel_size, strides, padding=1, bias=False
+            channels, channels, kernel_size, strides, padding=1, bias=False
         )
-        parts += [normalize(convolution), nn.BatchNorm2d(CHANNELS), LEAKY]
-    score = normalize(nn.Conv2d(2 * CHANNELS, 1, 4))
+        parts += [normalize(convolution), nn.BatchNorm2d(channels), LEAKY]
+    score = normalize(nn.Conv2d(2 * channels, 1, 4))
     return nn.Sequential(*parts, Deviation(), score)
 
 

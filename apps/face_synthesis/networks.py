@@ -14,7 +14,7 @@ MOMENTUM = 0.9  # Of the statistics of batch normalization.
 # Of the discriminator.
 ENCODER = "EfficientNetLite0"
 ENLARGEMENT = 2  # Of the images that the encoder sees.
-CHANNELS = 64
+CHANNELS = {4: 64, 8: 128, 16: 256, 32: 256}  # By stride of the encoder.
 
 
 def build_mapping(latent_size, num_values):
@@ -95,10 +95,13 @@ def build_discriminator(image_size, num_values):
     for stride, x in reversed(list(zip(strides, maps, strict=True))):
         if size // stride < LOWEST_RESOLUTION:
             continue
-        x = _mix(1, f"channels_{stride}")(x)
+        channels = CHANNELS[stride]
+        x = _mix(channels, 1, f"channels_{stride}")(x)
         if mixed is not None:
-            above = keras.layers.UpSampling2D(interpolation="bilinear")(mixed)
-            x = _mix(3, f"strides_{stride}")(keras.layers.Add()([x, above]))
+            above = _mix(channels, 1, f"above_{stride}")(mixed)
+            above = keras.layers.UpSampling2D(interpolation="bilinear")(above)
+            x = keras.layers.Add()([x, above])
+            x = _mix(channels, 3, f"strides_{stride}")(x)
         mixed = x
         scores.append(_score(x, values, f"{stride}"))
     scores = keras.layers.Concatenate()(scores)
@@ -170,10 +173,10 @@ def _convolve(x, channels, name, kernel_size=3, strides=1):
     return keras.layers.LeakyReLU(SLOPE)(x)
 
 
-def _mix(kernel_size, name):
+def _mix(channels, kernel_size, name):
     """Returns a random convolution that is not trained."""
     return keras.layers.Conv2D(
-        CHANNELS,
+        channels,
         kernel_size,
         padding="same",
         use_bias=False,
@@ -187,26 +190,27 @@ def _score(x, values, name):
     """Returns the scores of a mixed feature map, `(batch, 1)`.
 
     Args:
-        x: `(batch, height, width, CHANNELS)`.
+        x: `(batch, height, width, channels)`.
         values: The attributes, one-hot; they are scored by projection.
         name: Begin of the layers' names.
     """
+    channels = x.shape[-1]
     normalize = keras.layers.SpectralNormalization
     shapes = [(4, 2) for _ in _resolutions(x.shape[1])[1:]] or [(3, 1)]
     for i, (kernel_size, strides) in enumerate(shapes):
         convolution = keras.layers.Conv2D(
-            CHANNELS, kernel_size, strides, padding="same", use_bias=False
+            channels, kernel_size, strides, padding="same", use_bias=False
         )
         x = normalize(convolution, name=f"{name}_{i}")(x)
-        x = keras.layers.BatchNormalization(
-            momentum=MOMENTUM, name=f"{name}_{i}_norm"
-        )(x)
+        x = keras.layers.BatchNormalization(momentum=MOMENTUM, name=f"{name}_{i}_norm")(
+            x
+        )
         x = keras.layers.LeakyReLU(SLOPE)(x)
     varied = layers.MinibatchStandardDeviation()(x)
     score = keras.layers.Conv2D(1, LOWEST_RESOLUTION)
     score = keras.layers.Flatten()(normalize(score, name=f"{name}_score")(varied))
     if values.shape[1]:
-        wanted = keras.layers.Dense(CHANNELS, use_bias=False)
+        wanted = keras.layers.Dense(channels, use_bias=False)
         wanted = normalize(wanted, name=f"{name}_wanted")(values)
         mean = keras.layers.GlobalAveragePooling2D()(x)
         score = keras.layers.Add()([score, keras.layers.Dot(axes=1)([mean, wanted])])

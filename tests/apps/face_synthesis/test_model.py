@@ -119,7 +119,7 @@ def test_spectral_normalization_limits_what_scores_features(trained):
 def test_features_are_mixed_from_large_strides_to_small_ones():
     network = build_discriminator(64, 0)
     images = RANDOM.uniform(-1, 1, (2, 64, 64, 3)).astype("float32")
-    names = ["channels_4", "channels_8", "strides_4", "strides_8"]
+    names = ["channels_4", "channels_8", "above_4", "strides_4", "strides_8"]
     layers = {name: network.get_layer(name) for name in names}
     outputs = [layer.output for layer in layers.values()]
     found = keras.Model(network.input, outputs)([images, NONE[:2]])
@@ -127,10 +127,14 @@ def test_features_are_mixed_from_large_strides_to_small_ones():
     preprocess, encoder, _ = feature_maps.load_encoder("EfficientNetLite0", "imagenet")
     pixels = keras.ops.image.resize(127.5 * images + 127.5, (128, 128))
     maps = encoder(preprocess(pixels))
-    for stride, features in zip((4, 8), maps, strict=False):
-        expected = features @ layers[f"channels_{stride}"].kernel.numpy()[0, 0]
-        np.testing.assert_allclose(found[f"channels_{stride}"], expected, atol=1e-3)
-    above = keras.ops.image.resize(found["strides_8"], (32, 32))
+    for name, features in (
+        ("channels_4", maps[0]),
+        ("channels_8", maps[1]),
+        ("above_4", found["strides_8"]),
+    ):
+        expected = features @ layers[name].kernel.numpy()[0, 0]
+        np.testing.assert_allclose(found[name], expected, atol=1e-3)
+    above = keras.ops.image.resize(found["above_4"], (32, 32))
     mixed = layers["strides_4"](found["channels_4"] + above)
     np.testing.assert_allclose(found["strides_4"], mixed, atol=1e-3)
 
