@@ -36,7 +36,7 @@ BATCHES = 50
 def main():
     """Prints the tables."""
     images = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 64, 64, 3), "uint8")
-    model = build_model(config=CONFIG, num_values=0)
+    model = build_model(config=CONFIG, value_counts=[])
     compile_model(model, CONFIG, 1)
     data = tf.constant(images[: CONFIG.batch_size]), tf.zeros((CONFIG.batch_size, 0))
     step = tf.function(lambda: model.train_step(data)["loss"])

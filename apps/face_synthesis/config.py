@@ -127,8 +127,8 @@ def faces() -> Config:
         steps_per_epoch=100,
         max_steps=None,
         batch_size=16,
-        learning_rate=1e-3,
-        augmentation=(),
+        learning_rate=5e-4,
+        augmentation=("color", "translation"),
         average_decay=0.98,
         num_validation_samples=240,
         num_samples=600,
@@ -149,7 +149,8 @@ def utkface() -> Config:
         image_column="file",
         columns=("gender",),
         value_names=("gender:0=male", "gender:1=female"),
-        epochs=60,
+        model="conditional_gan",
+        epochs=8,
         max_steps=None,
     )
 

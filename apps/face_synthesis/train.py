@@ -53,8 +53,13 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     datasets.print_summary(config.data, splits, "image")
     print_expectation(splits["train"])
     attributes, codes = find_attributes(splits, config, run)
-    num_values = sum(len(each.values) for each in attributes)
-    model = build_model(config=config, num_values=num_values)
+    value_counts = [len(each.values) for each in attributes]
+    if config.model == "conditional_gan" and sum(value_counts) >= config.latent_size:
+        raise BadInput(
+            f"the attributes have {sum(value_counts)} values; pass a larger "
+            "--latent-size, or fewer --columns"
+        )
+    model = build_model(config=config, value_counts=value_counts)
     features = Features(config.weights)
     runs.start(config, run, splits.held_out)
     combinations, probabilities = attributes_module.combine(codes["train"])

@@ -21,7 +21,7 @@ def check_alike(answers, expected, engine, signature):
 
 
 SEEDS = [0, 1, 7, 123_456_789, 2**31 - 1]
-LATENTS = np.random.default_rng(0).normal(size=(3, 8)).astype("float32")
+LATENTS = np.random.default_rng(0).normal(size=(3, 12)).astype("float32")
 OUTPUTS = {"image_bytes", "latents", "attributes", "errors"}
 BAD_SEED = "the seed must be a whole number from 0 to 2147483647"
 BAD_LATENT = "the latents must be from -100 to 100"
@@ -29,7 +29,7 @@ BAD_LATENT = "the latents must be from -100 to 100"
 
 def with_value(value):
     """Returns a latent vector with this number in it."""
-    return np.where(np.arange(8) == 3, value, LATENTS[0]).astype("float32")
+    return np.where(np.arange(12) == 3, value, LATENTS[0]).astype("float32")
 
 
 APP = App(

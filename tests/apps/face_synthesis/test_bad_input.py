@@ -42,6 +42,13 @@ def test_missing_attributes_are_refused(refused, mine):
     refused(*TRAIN_MINE, "--attributes", "a.csv", says=["no file --attributes a.csv"])
 
 
+def test_more_values_than_latent_numbers_are_refused(refused, mine):
+    says = ["the attributes have", "values; pass a larger --latent-size"]
+    refused(
+        *(*TRAIN_MINE, "--model", "conditional_gan", "--latent-size", "4"), says=says
+    )
+
+
 def test_a_folder_without_images_is_refused(refused, mine):
     for path in mine.glob("images/*"):
         path.write_bytes(b"no image")

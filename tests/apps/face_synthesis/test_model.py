@@ -16,11 +16,11 @@ VALUES = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
 NONE = np.zeros((6, 0), "float32")
 
 
-def make(num_values=0, **settings):
+def make(value_counts=(), **settings):
     """Returns a model of fixed random weights."""
     keras.utils.set_random_seed(0)
-    settings = {"model": "conditional_gan" if num_values else "gan", **settings}
-    return build_model(config=small(**settings), num_values=num_values)
+    settings = {"model": "conditional_gan" if value_counts else "gan", **settings}
+    return build_model(config=small(**settings), value_counts=value_counts)
 
 
 def one_step(model, values=NONE, optimizer=None):
@@ -35,10 +35,11 @@ PLAIN = {"augmentation": (), "flip": False}
 
 @pytest.mark.parametrize("values", [NONE, VALUES], ids=["gan", "conditional_gan"])
 def test_both_networks_follow_the_gradient_of_their_loss(values):
-    model, twin = (make(values.shape[1], **PLAIN) for _ in range(2))
+    value_counts = (3,) if values is VALUES else ()
+    model, twin = (make(value_counts, **PLAIN) for _ in range(2))
     logs = one_step(model, values)
     seeds = tf.unstack(tf.random.experimental.stateless_split([0, 0], 4))
-    noise = tf.random.stateless_normal((6, 8), seeds[1])
+    noise = tf.random.stateless_normal((6, 12), seeds[1])
     real = tf.constant(IMAGES / 127.5 - 1, tf.float32)
     wanted = tf.constant(values)
     with tf.GradientTape(persistent=True) as tape:
@@ -73,7 +74,7 @@ def test_the_hinge_loss_has_a_margin_of_one():
 @pytest.fixture(scope="module")
 def trained():
     """Returns a conditional GAN after 40 steps; it does not learn in the last 20."""
-    model = make(3)
+    model = make((3,))
     model.compile(keras.optimizers.Adam(1e-3), jit_compile=False)
     step = tf.function(
         lambda: model.train_step((tf.constant(IMAGES), tf.constant(VALUES)))
@@ -87,7 +88,7 @@ def trained():
 
 def test_only_what_scores_features_is_trained(trained):
     keras.utils.set_random_seed(0)
-    twin = make(3).discriminator
+    twin = make((3,)).discriminator
     variables = {id(each) for each in trained.discriminator.trainable_variables}
     pairs = zip(trained.discriminator.weights, twin.weights, strict=True)
     for after, before in pairs:
@@ -176,11 +177,27 @@ def test_the_average_follows_the_generator():
 
 
 def test_the_average_draws():
-    model = make(3)
+    model = make((3,))
     one_step(model, VALUES)
-    noise = RANDOM.normal(size=(6, 8)).astype("float32")
-    expected = model.average_generator(model.average_mapping([noise, VALUES]))
+    noise = RANDOM.normal(size=(6, 12)).astype("float32")
+    expected = model.average_generator(model.map_noise(noise, VALUES))
     np.testing.assert_array_equal(model([noise, VALUES]), expected)
+
+
+def test_faces_are_drawn_with_emphasized_attributes():
+    model = make((3, 2))
+    noise = RANDOM.normal(size=(6, 12)).astype("float32")
+    values = np.concatenate([VALUES, np.eye(2)[[0, 1, 1, 0, 0, 1]]], axis=1)
+    latents = model.map_noise(noise, values.astype("float32")).numpy()
+    kernel = model.average_mapping.get_layer("shift").kernel.numpy()
+    means = np.concatenate([kernel[:3].mean(axis=0), kernel[3:].mean(axis=0)])
+    means = means.reshape(2, 12)
+    centered = kernel - np.repeat(means, [3, 2], axis=0)
+    # What the noise adds along the differences of values is left out.
+    noise -= noise @ np.linalg.pinv(centered, rcond=1e-4) @ centered
+    expected = noise + means.sum(axis=0) + 1.25 * values @ centered
+    np.testing.assert_allclose(latents, expected, atol=1e-5)
+    np.testing.assert_array_equal(make().map_noise(noise, NONE), noise)
 
 
 def test_the_discriminator_projects_attributes(trained):
@@ -258,13 +275,13 @@ def test_beta_weighs_the_divergence():
 
 @pytest.mark.parametrize("kind", ["vae", "gan", "conditional_gan"])
 def test_a_saved_model_draws_the_same(kind, tmp_path):
-    num_values = 3 if kind == "conditional_gan" else 0
-    model = make(num_values, model=kind)
-    latents = RANDOM.normal(size=(2, 8)).astype("float32")
+    value_counts = (3,) if kind == "conditional_gan" else ()
+    model = make(value_counts, model=kind)
+    latents = RANDOM.normal(size=(2, 12)).astype("float32")
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     np.testing.assert_array_equal(again.draw(latents), model.draw(latents))
-    values = VALUES[:2] if num_values else NONE[:2]
+    values = VALUES[:2] if value_counts else NONE[:2]
     np.testing.assert_array_equal(
         again.map_noise(latents, values), model.map_noise(latents, values)
     )

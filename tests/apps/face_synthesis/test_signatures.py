@@ -30,7 +30,7 @@ def make(kind):
     """Returns a `Synthesizer` of random weights."""
     config = small(model=kind)
     attributes = ATTRIBUTES if kind == "conditional_gan" else ()
-    model = build_model(config=config, num_values=5 if attributes else 0)
+    model = build_model(config=config, value_counts=[2, 3] if attributes else [])
     return Synthesizer(model, attributes, COMBINATIONS, PROBABILITIES, config)
 
 
@@ -64,7 +64,7 @@ def test_faces_come_from_the_noise_and_the_attributes(conditional):
     sex, age = answers["attributes"][0].astype(str)
     indices = ATTRIBUTES[0].values.index(sex), ATTRIBUTES[1].values.index(age)
     values = np.concatenate([np.eye(2)[indices[0]], np.eye(3)[indices[1]]])
-    noise = noise_of(tf.constant(11, tf.int64), 8)[None]
+    noise = noise_of(tf.constant(11, tf.int64), 12)[None]
     model = conditional.model
     latents = model.map_noise(noise, tf.constant(values[None], tf.float32))
     np.testing.assert_allclose(answers["latents"], latents, atol=1e-5)
@@ -139,7 +139,7 @@ def test_images_are_reconstructed(autoencoder):
 
 def test_an_autoencoder_draws_from_the_prior(autoencoder):
     answers = ask(autoencoder, "serving_default", [5])
-    noise = noise_of(tf.constant(5, tf.int64), 8)
+    noise = noise_of(tf.constant(5, tf.int64), 12)
     np.testing.assert_allclose(answers["latents"][0], noise, atol=1e-6)
 
 

@@ -47,10 +47,12 @@ class Copy(keras.callbacks.Callback):
 def fit(config, run, epochs, callbacks=()):
     """Trains a new model in a run directory; returns it."""
     keras.utils.set_random_seed(config.seed)
-    num_values = 3 if config.model == "conditional_gan" else 0
-    model = build_model(config=config, num_values=num_values)
+    value_counts = [3] if config.model == "conditional_gan" else []
+    model = build_model(config=config, value_counts=value_counts)
     compile_model(model, config, 3 * epochs)
-    batches = tf.data.Dataset.from_tensor_slices((IMAGES, VALUES[:, :num_values]))
+    batches = tf.data.Dataset.from_tensor_slices(
+        (IMAGES, VALUES[:, : sum(value_counts)])
+    )
     batches = batches.shuffle(24, seed=0).batch(8)
     runs.fit(model, batches, None, run, "training", epochs=epochs, callbacks=callbacks)
     return model
@@ -108,7 +110,7 @@ def test_the_history_has_the_frechet_distance(run):
 
 def test_faces_of_one_request_do_not_depend_on_the_batch():
     config = small(model="gan")
-    model = build_model(config=config, num_values=0)
+    model = build_model(config=config, value_counts=[])
     empty = attributes_module.combine(np.zeros((1, 0), int))
     draw = make_drawer(Synthesizer(model, (), *empty, config))
     faces = draw(range(70))

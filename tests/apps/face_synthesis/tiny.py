@@ -10,7 +10,7 @@ SMALL = {
     "validation_fraction": 0.2,
     "image_size": 16,
     "model": "conditional_gan",
-    "latent_size": 8,
+    "latent_size": 12,
     "filters": 4,
     "epochs": 3,
     "steps_per_epoch": 6,
