@@ -52,11 +52,14 @@ class Generator(nn.Module):
         first, *widths = (FILTERS * min(SIZE // each, 8) for each in RESOLUTIONS)
         self.start = nn.Linear(LATENT_SIZE, 16 * 2 * first, bias=False)
         self.gate = Gate(first)
+        normalize = nn.utils.parametrizations.spectral_norm
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
                     nn.Upsample(scale_factor=2),
-                    nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False),
+                    normalize(
+                        nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False)
+                    ),
                     Gate(outputs),
                 )
                 for inputs, outputs in zip([first, *widths], widths, strict=False)
@@ -253,10 +256,10 @@ def make_step():
             parameter.grad = gradient
         optimizer.step()
         with torch.no_grad():
-            for mean, parameter in zip(
-                average.parameters(), generator_variables, strict=True
-            ):
-                mean.lerp_(parameter, 1 - AVERAGE_DECAY)
+            states = average.state_dict(), generator.state_dict()
+            for mean, value in zip(*(each.values() for each in states), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - AVERAGE_DECAY)
         return float(loss.detach())
 
     return step

@@ -11,7 +11,7 @@ class MinibatchStandardDeviation(keras.layers.Layer):
 
     For each channel there is one more, whose value is the channel's standard deviation
     over the batch, averaged over all places. A discriminator that sees them can tell a
-    batch of like images from one of varied images, which keeps a generator from drawing
+    batch of similar images from one of varied images, which keeps a generator from drawing
     few of them again and again. The paper averages over the channels, too.
 
     Args:

@@ -159,7 +159,7 @@ def _train(package, own_data, presets, arguments):
     run = values.pop("run")
     for name, value in values.items():
         # Absolute, like `data`, so that the model finds its data from anywhere.
-        if value and name.endswith(("_data", "_folder")):
+        if value and name.endswith(("_data", "_file", "_folder")):
             values[name] = os.path.abspath(value)
     config = dataclasses.replace(config, **values)
     noise.import_tensorflow()

@@ -403,8 +403,12 @@ def is_missing(data: str) -> bool:
 
 def evenly(examples: Any, num_examples: int) -> Any:
     """Returns a few of the examples, evenly spaced."""
-    num_examples = min(num_examples, len(examples))
-    return take(examples, np.linspace(0, len(examples) - 1, num_examples).astype(int))
+    return take(examples, even_indices(len(examples), num_examples))
+
+
+def even_indices(number: int, num_chosen: int) -> np.ndarray:
+    """Returns the indices of at most `num_chosen` of so many things, evenly spaced."""
+    return np.linspace(0, number - 1, min(num_chosen, number)).astype(int)
 
 
 def read_tensorflow_dataset(

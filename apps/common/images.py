@@ -354,6 +354,27 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(paths)
 
 
+def name_outputs(flag: str, folder: Path, names: Sequence[str]) -> list[Path]:
+    """Returns the paths of the PNG files that are made of images.
+
+    Args:
+        flag: The flag that names the folder, for the message.
+        folder: The folder for the files.
+        names: The paths of the images.
+
+    Raises:
+        BadInput: Two files have the same path, or one has the path of an image.
+    """
+    paths = [folder / f"{Path(name).stem}.png" for name in names]
+    image_paths = {Path(name).resolve() for name in names}
+    if len(set(paths)) < len(paths) or image_paths & {path.resolve() for path in paths}:
+        raise BadInput(
+            f"{flag} {folder}: a file would replace an image, or another file of the "
+            "same name; pass another folder, or fewer images"
+        )
+    return paths
+
+
 def find_images(inputs: Sequence[Path]) -> tuple[list[str], list[Path]]:
     """Returns the names and the files of images; folders are expanded.
 

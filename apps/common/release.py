@@ -505,8 +505,8 @@ def training_facts(run: Path, card: Card) -> str:
     chosen = f"The last of {summary['epochs']} epochs was kept"
     if metrics:
         chosen = (
-            f"Epoch {summary['best_epoch']} of {summary['epochs']} is the best on "
-            f"{card.num_examples['validation']} validation {card.unit}: {metrics}"
+            f"Epoch {summary['best_epoch']} of {summary['epochs']} was kept; on "
+            f"{card.num_examples['validation']} validation {card.unit} it has {metrics}"
         )
     return (
         f"Trained on {card.num_examples['train']} {card.unit}, seed "

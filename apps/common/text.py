@@ -55,24 +55,8 @@ def read_table(
         BadInput: The file is missing, is not such a table, is not UTF-8 or lacks a
             column.
     """
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}; pass --data a TSV or CSV file")
-    if not path.name.lower().endswith(tuple(endings)):
-        raise BadInput(
-            f"{path} is not a table; its name must end in {', '.join(endings)}"
-        )
-    is_csv = not path.name.lower().endswith((".tsv", ".tsv.gz"))
     rows, skipped = [], []
-    with (
-        _read_errors(path, "a table"),
-        _open(path, "rt", encoding="utf-8-sig", newline="") as file,
-    ):
-        header = file.readline()
-        dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-        if is_csv:
-            delimiter = _delimiter(header, columns.values())
-            dialect = {"delimiter": delimiter, "skipinitialspace": True}
-        table = csv.DictReader(itertools.chain([header], file), **dialect)
+    with _open_table(path, columns.values(), endings) as table:
         known = table.fieldnames or []
         for column in columns.values():
             if column not in known:
@@ -102,17 +86,29 @@ def read_header(path: Path, columns: Iterable[str]) -> list[str]:
     Raises:
         BadInput: The file is missing, is not such a table or is not UTF-8.
     """
+    with _open_table(path, columns, TABLE_ENDINGS) as table:
+        return list(table.fieldnames or [])
+
+
+@contextlib.contextmanager
+def _open_table(path, columns, endings):
+    """Opens a table, whose arguments are those of `read_table`, as a reader of rows."""
     if not path.is_file():
-        raise BadInput(f"there is no file {path}; pass a TSV or CSV file")
+        raise BadInput(f"there is no file {path}; pass --data a TSV or CSV file")
+    if not path.name.lower().endswith(tuple(endings)):
+        raise BadInput(
+            f"{path} is not a table; its name must end in {', '.join(endings)}"
+        )
     with (
         _read_errors(path, "a table"),
         _open(path, "rt", encoding="utf-8-sig", newline="") as file,
     ):
         header = file.readline()
-    if path.name.lower().endswith((".tsv", ".tsv.gz")):
-        return header.rstrip("\r\n").split("\t")
-    delimiter = _delimiter(header, columns)
-    return next(csv.reader([header], delimiter=delimiter), [])
+        dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+        if not path.name.lower().endswith((".tsv", ".tsv.gz")):
+            delimiter = _delimiter(header, columns)
+            dialect = {"delimiter": delimiter, "skipinitialspace": True}
+        yield csv.DictReader(itertools.chain([header], file), **dialect)
 
 
 def _delimiter(header: str, columns: Iterable[str]) -> str:
@@ -124,7 +120,8 @@ def _delimiter(header: str, columns: Iterable[str]) -> str:
     """
 
     def fields_found(delimiter):
-        fields = next(csv.reader([header], delimiter=delimiter), [])
+        reader = csv.reader([header], delimiter=delimiter, skipinitialspace=True)
+        fields = next(reader, [])
         return len(set(columns) & set(fields)), len(fields)
 
     return max(",;\t", key=fields_found)

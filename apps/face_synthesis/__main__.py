@@ -19,7 +19,7 @@ def evaluate(
     split: cli.Split = "test",
     num_samples: Annotated[int, Range(2, 10**5)] | None = None,
     weights: str | None = None,
-    attributes: str | None = None,
+    attribute_file: str | None = None,
     image_column: str | None = None,
     json: cli.Json = False,
     figures: cli.Figures = None,
@@ -30,13 +30,17 @@ def evaluate(
         num_samples: Number of faces to draw. Defaults to that of the training.
         weights: Weights of MobileNetV2, as for `train`. Defaults to those of the
             training.
-        attributes: The table of attributes, as for `train`.
+        attribute_file: The table of attributes, as for `train`.
         image_column: Its column of the images. Defaults to that of the training.
     """
     from apps.face_synthesis.evaluate import evaluate
 
-    settings = {"attributes": attributes, "image_column": image_column}
-    report = evaluate(model, data, split, num_samples, weights, settings, figures)
+    report = evaluate(
+        *(model, data, split, num_samples, weights),
+        attribute_file,
+        image_column,
+        figures,
+    )
     if json:
         cli.print_json(report)
 
@@ -49,6 +53,7 @@ def predict(
     truncation: Annotated[float, Range(0, 2)] = 1.0,
     interpolate: Annotated[int, Range(0, 100)] = 0,
     direction: str | None = None,
+    data: cli.Data = None,
     images: tuple[Path, ...] = (),
     folder: Path | None = None,
     animation: Path | None = None,
@@ -64,6 +69,8 @@ def predict(
         interpolate: Number of faces to draw between each seed and the next.
         direction: An attribute such as `gender=female`; each face is drawn with less
             and more of it, by latent arithmetic.
+        data: The training data, if it was moved; only `--direction` of a model without
+            attributes needs it.
         images: Images for an autoencoder to reconstruct, instead of seeds.
         folder: Folder for a PNG file of each face.
         animation: GIF or WebP file of a walk from face to face.
@@ -77,6 +84,7 @@ def predict(
         truncation,
         interpolate,
         direction,
+        data,
         images,
         folder,
         animation,

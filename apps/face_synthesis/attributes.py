@@ -64,11 +64,11 @@ def find_attributes(examples, config):
     for name, reason in reasons.items():
         if name in config.columns:
             raise BadInput(f"the attribute {name} {reason}; leave it out of --columns")
-    if config.model == "conditional_gan" and not attributes:
+    if not attributes and config.model == "conditional_gan":
         found = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
         raise BadInput(
             f"{config.data} has no attribute with several values"
-            f"{f' ({found})' if found else ''}; name a table with --attributes, or "
+            f"{f' ({found})' if found else ''}; name a table with --attribute-file, or "
             "pass --model gan"
         )
     datasets.print_skipped(reasons.items(), "attribute")
@@ -82,9 +82,10 @@ def _make_attribute(name, texts, num_groups):
         BadInput: It has too few or too many values.
     """
     distinct = sorted(set(texts))
-    if len(distinct) < 2:
-        shown = f", {distinct[0]}" if distinct else ""
-        raise BadInput(f"has {len(distinct)} value only{shown}")
+    if not distinct:
+        raise BadInput("has no value")
+    if len(distinct) == 1:
+        raise BadInput(f"has 1 value only, {distinct[0]}")
     numbers = [_number(text) for text in texts]
     if None not in numbers and len(distinct) > MAX_NUMBERS:
         return _group(name, np.array(numbers), num_groups)
@@ -96,18 +97,24 @@ def _make_attribute(name, texts, num_groups):
 
 
 def _group(name, numbers, num_groups):
-    """Returns an attribute that divides numbers into groups of about the same size."""
+    """Returns an attribute that divides numbers into groups of about the same size.
+
+    Raises:
+        BadInput: Most numbers are the largest one, so that there is one group only.
+    """
     fractions = np.arange(1, num_groups) / num_groups
     bounds = np.quantile(numbers, fractions, method="inverted_cdf")
     bounds = sorted({*bounds.tolist()} - {numbers.max()})
+    if not bounds:
+        raise BadInput(f"is {numbers.max():.12g} too often to make groups of it")
     groups = np.searchsorted(bounds, numbers)
     names = []
     for i in range(len(bounds) + 1):
         members = numbers[groups == i]
-        low, high = f"{members.min():g}", f"{members.max():g}"
+        low, high = f"{members.min():.12g}", f"{members.max():.12g}"
         names.append(f"{low} to {high}" if low != high else low)
-    names[0] = f"up to {bounds[0]:g}"
-    names[-1] = f"{numbers[groups == len(bounds)].min():g} and more"
+    names[0] = f"up to {bounds[0]:.12g}"
+    names[-1] = f"{numbers[groups == len(bounds)].min():.12g} and more"
     return Attribute(name, tuple(names), tuple(bounds))
 
 
@@ -159,6 +166,11 @@ def one_hot(attributes, codes):
 def labels(attributes):
     """Returns the names of all values with their attributes, such as `hair=red`."""
     return [f"{each.name}={value}" for each in attributes for value in each.values]
+
+
+def names_of(labels):
+    """Returns the names of the attributes that `labels` returned."""
+    return list(dict.fromkeys(label.partition("=")[0] for label in labels))
 
 
 def combine(codes):

@@ -11,7 +11,7 @@ from apps.face_synthesis import metrics
 from apps.face_synthesis.data import load_pixels
 
 BLURRED_PIXELS = 8  # Blurred faces have this size, and are enlarged again.
-MAX_FACES = 1000  # Scored at most.
+NUM_BLURRED = 1000  # Training faces, at most.
 NAME = f"training faces blurred to {BLURRED_PIXELS} × {BLURRED_PIXELS} pixels"
 
 
@@ -27,11 +27,11 @@ def measure(splits, features, config, run):
     Returns:
         The record of `baselines.write`.
     """
-    some = datasets.evenly(splits["train"], MAX_FACES)
+    some = datasets.evenly(splits["train"], NUM_BLURRED)
     blurred = features(blur(load_pixels(some, config)))
     record = {"name": NAME}
     for split in ("validation", "test"):
-        some = datasets.evenly(splits[split], MAX_FACES)
+        some = datasets.evenly(splits[split], metrics.MAX_FACES)
         real = features(load_pixels(some, config))
         record[split] = {"frechet_distance": metrics.frechet_distance(blurred, real)}
     baselines.write(run, record)

@@ -26,10 +26,10 @@ class Config:
     # Data
     data: str
     """A folder of images, with subfolders `train` and `test` or without;
-    `tfds:NAME` for TensorFlow Datasets; or `faces`, the built-in data set."""
+    `tfds:NAME` for TensorFlow Datasets; or `drawn_faces`, the built-in data set."""
     data_licence: str = "not stated"
     """Source and licence of the data, printed on the model's card."""
-    attributes: str | None = None
+    attribute_file: str | None = None
     """A CSV or TSV file with a row for each image: its name and its attributes.
     Defaults to `attributes.csv` or `labels.csv` in the folder, if there is one."""
     image_column: str = "image"
@@ -70,7 +70,7 @@ class Config:
     EfficientNetLite0, whose weights are installed."""
 
     # Training
-    epochs: Count = 100
+    epochs: Count = 40
     """Maximum number of epochs."""
     patience: Count | None = None
     """Epochs without a better validation Fréchet distance after which the training
@@ -100,9 +100,9 @@ class Config:
     average_decay: Annotated[float, Range(0, 0.9999)] = 0.998
     """Decay of the moving average of the generator's weights, which draws the faces."""
     num_validation_samples: Annotated[int, Range(2, 10**5)] = 1000
-    """Number of faces that the Fréchet distance of an epoch is of."""
+    """Number of faces drawn for the Fréchet distance after each epoch."""
     num_samples: Annotated[int, Range(2, 10**5)] = 2000
-    """Number of faces that the scores of the finished model are of."""
+    """Number of faces drawn for the scores of the finished model."""
     seed: Seed = 0
     """Seed of the splits, the initial weights, the order and the noise."""
 
@@ -117,7 +117,7 @@ def faces() -> Config:
     python -m apps.face_synthesis train faces
     """
     return Config(
-        data="faces",
+        data="drawn_faces",
         data_licence="drawn by this program, CC0",
         image_size=32,
         model="conditional_gan",

@@ -12,7 +12,7 @@ from apps.common import annotations, datasets, images
 from apps.common.errors import BadInput, closest
 from apps.common.text import read_header, read_table
 from apps.face_synthesis import embedded
-from apps.face_synthesis.attributes import MISSING
+from apps.face_synthesis.attributes import MISSING, encode
 
 # Tables of attributes that are found by their names.
 TABLES = ("attributes.csv", "attributes.tsv", "labels.csv", "labels.tsv")
@@ -96,7 +96,7 @@ def read_splits(config):
     Raises:
         BadInput: The data cannot be used.
     """
-    if config.data == "faces":
+    if config.data == "drawn_faces":
         return {
             split: _make_examples(
                 [f"{split} face {i}" for i in range(len(faces))],
@@ -115,26 +115,37 @@ def read_splits(config):
     return _folder(Path(config.data), config)
 
 
-def leave_out_incomplete(examples, codes, attributes):
+def keep_complete(splits, attributes):
     """Leaves out images that lack an attribute, and reports them.
 
     Args:
-        examples: The `Examples`.
-        codes: Their attributes, as `attributes.encode` returns them.
-        attributes: A tuple of `Attribute`.
+        splits: The `Examples` by split, which are replaced.
+        attributes: A tuple of `Attribute`; without any, all images stay.
 
     Returns:
-        The other examples, and their attributes.
+        By split the attributes of the images, as `attributes.encode` returns them.
+
+    Raises:
+        BadInput: A split has no image left.
     """
-    datasets.print_skipped(
-        (
-            (examples.names[i], f"has no {attributes[j].name}")
-            for i, j in np.argwhere(codes == MISSING)
-        ),
-        "image",
-    )
-    complete = np.flatnonzero((codes != MISSING).all(axis=1))
-    return datasets.take(examples, complete), codes[complete]
+    kept = {}
+    for split, examples in splits.items():
+        codes = encode(attributes, examples)
+        datasets.print_skipped(
+            (
+                (examples.names[i], f"has no known {attributes[j].name}")
+                for i, j in np.argwhere(codes == MISSING)
+            ),
+            "image",
+        )
+        complete = np.flatnonzero((codes != MISSING).all(axis=1))
+        if not len(complete):
+            raise BadInput(
+                f"no image for {split} has all attributes; complete them, or name "
+                "fewer with --columns"
+            )
+        splits[split], kept[split] = datasets.take(examples, complete), codes[complete]
+    return kept
 
 
 def print_expectation(examples):
@@ -227,8 +238,15 @@ def _folder(root, config):
     }
     names = {}
     for name in usable:
-        split = rows.get(name, {}).get(SPLIT_COLUMN, Path(name).parts[0]).lower()
-        names.setdefault(split_of.get(split, "train"), []).append(name)
+        folder = Path(name).parts[0].lower()
+        split = rows.get(name, {}).get(SPLIT_COLUMN, "").lower()
+        if split and split not in split_of:
+            raise BadInput(
+                f"{table} has the split '{split}' for {name}; write "
+                f"{', '.join(datasets.SPLIT_NAMES)}"
+            )
+        split = split_of.get(split or folder, "train")
+        names.setdefault(split, []).append(name)
     return {
         split: _make_examples(
             chosen,
@@ -247,18 +265,16 @@ def _find_table(root, config):
     Raises:
         BadInput: The settings name a table or columns, and there is none.
     """
-    if config.attributes:
-        path = annotations.first_file([Path(), root], Path(config.attributes))
+    if config.attribute_file:
+        path = Path(config.attribute_file)
         if not path.is_file():
-            raise BadInput(
-                f"there is no file --attributes {config.attributes}; correct it"
-            )
-        return root / path.relative_to(root) if path.is_relative_to(root) else path
+            raise BadInput(f"there is no file --attribute-file {path}; correct it")
+        return path
     found = [root / name for name in TABLES if (root / name).is_file()]
     if not found and config.columns:
         raise BadInput(
             f"{root} has none of {', '.join(TABLES)}; name the table of the attributes "
-            "with --attributes"
+            "with --attribute-file"
         )
     return next(iter(found), None)
 
@@ -283,11 +299,15 @@ def _read_attributes(path, image_names, config):
             f"{path} has no column '{config.image_column}', only {', '.join(header)}; "
             "name that of the images with --image-column"
         )
-    others = [name for name in header if name and name != config.image_column]
+    for name, count in Counter(filter(None, header)).items():
+        if count > 1:
+            raise BadInput(f"{path} has {count} columns '{name}'; rename them")
+    split_columns = [name for name in header if name.lower() == SPLIT_COLUMN]
+    others = {config.image_column, *split_columns}
     columns = _choose_columns(
-        [name for name in others if name != SPLIT_COLUMN], config, path
+        [name for name in header if name and name not in others], config, path
     )
-    read = [config.image_column, *columns, *({SPLIT_COLUMN} & {*others})]
+    read = [config.image_column, *columns, *split_columns[:1]]
     # A table may name images without their folders, if that is enough.
     files = Counter(Path(name).name for name in image_names)
     known = {
@@ -304,7 +324,8 @@ def _read_attributes(path, image_names, config):
             skipped.append((f"line {line}, {name}", "the image has a row already"))
         else:
             texts = (value.strip() for value in values)
-            rows[known[name]] = dict(zip(read[1:], texts, strict=True))
+            keys = [*columns, SPLIT_COLUMN][: len(values)]
+            rows[known[name]] = dict(zip(keys, texts, strict=True))
     datasets.print_skipped(skipped, "row")
     return columns, rows
 
@@ -318,7 +339,7 @@ def _choose_columns(known, config, where):
     for name in config.columns:
         if name not in known:
             raise BadInput(f"{where} has no column '{name}'{closest(name, known)}")
-    return config.columns or tuple(known)
+    return tuple(dict.fromkeys(config.columns)) or tuple(known)
 
 
 def _make_examples(names, files, rows, columns, config):
@@ -335,6 +356,11 @@ def _make_examples(names, files, rows, columns, config):
         BadInput: A name of a value is not of the right form.
     """
     renamed = dict(map(_parse_value_name, config.value_names))
+    for column, _ in renamed:
+        if column not in columns:
+            raise BadInput(
+                f"--value-names names the column '{column}'{closest(column, columns)}"
+            )
 
     def value(row, column):
         text = row.get(column, "")

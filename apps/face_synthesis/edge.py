@@ -103,8 +103,11 @@ def choose(attributes, drawn, wanted):
         wanted: The wanted values, texts; empty ones are drawn.
 
     Raises:
-        ValueError: An attribute has no such value.
+        ValueError: An attribute has no such value, or there are too few or too many.
     """
+    if len(wanted) not in (0, len(attributes)):
+        names = ", ".join(each["name"] for each in attributes)
+        raise ValueError(f"pass a value, which may be empty, for each of {names}")
     codes = list(drawn)
     for j, text in enumerate(wanted):
         values = attributes[j]["values"]
@@ -197,6 +200,7 @@ def main():
         names = [
             each["name"] for each in read_attributes(arguments.model)["attributes"]
         ]
+        arguments.folder.mkdir(parents=True, exist_ok=True)
         for seed in arguments.seeds:
             request = [str(seed), *arguments.attributes]
             answer = predict([request if arguments.attributes else seed])

@@ -1,6 +1,7 @@
 """Scores generated faces: how near they come to real faces that are held out."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,24 @@ import numpy as np
 
 from apps.common import datasets, figures, images, runs
 from apps.common.errors import BadInput
-from apps.common.predictors import Predictor, data_settings, in_batches
+from apps.common.predictors import Predictor, about, data_settings, in_batches
 from apps.face_synthesis import baseline, metrics
-from apps.face_synthesis.attributes import MISSING, encode, find_attributes
+from apps.face_synthesis.attributes import (
+    MISSING,
+    encode,
+    find_attributes,
+    names_of,
+)
 from apps.face_synthesis.config import Config
-from apps.face_synthesis.data import load_examples, load_pixels, load_split
+from apps.face_synthesis.data import (
+    keep_complete,
+    load_examples,
+    load_pixels,
+    load_split,
+)
 from apps.face_synthesis.grids import decode, tile
 from apps.face_synthesis.signatures import load_model
 
-MAX_FACES = 10_000  # Real faces that are compared at most.
 MIN_FACES = 4  # Of other data, whose halves are compared.
 GRID_COLUMNS, GRID_ROWS = 8, 8
 NUM_ROWS, NUM_NEAREST = 8, 5  # In the figure of the nearest training faces.
@@ -28,13 +38,13 @@ def evaluate(
     split: str = "test",
     num_samples: int | None = None,
     weights: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    attribute_file: str | None = None,
+    image_column: str | None = None,
     figures_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Prints the metrics beside a floor and baselines, and draws faces.
 
-    The arguments are the flags of the command, described in `__main__.py`; the settings
-    are those of the attributes.
+    The arguments are the flags of the command, described in `__main__.py`.
 
     Returns:
         The report: the metrics as plain numbers, by name.
@@ -44,10 +54,17 @@ def evaluate(
     """
     predictor = load_model(model)
     config, is_other_data, held_out = data_settings(
-        Config, model, data, num_samples=num_samples, **(settings or {})
+        *(Config, model, data),
+        num_samples=num_samples,
+        attribute_file=attribute_file,
+        image_column=image_column,
     )
     features = load_features(weights, config)
+    is_conditional = config.model == "conditional_gan"
     if is_other_data:
+        # Their attributes are not used; a table only says which images are for testing.
+        unused = {"columns": (), "value_names": (), "attribute_file": attribute_file}
+        config = replace(config, **unused)
         examples = load_split(config, split, is_other_data)
         if len(examples) < MIN_FACES:
             raise BadInput(
@@ -57,12 +74,11 @@ def evaluate(
         train = None
     else:
         splits = load_examples(config, held_out)
-        examples, train = (
-            datasets.pick_split(splits, split, config.data),
-            splits["train"],
-        )
-        train = datasets.evenly(train, MAX_FACES)
-    examples = datasets.evenly(examples, MAX_FACES)
+        attributes = find_attributes(splits["train"], config) if is_conditional else ()
+        keep_complete(splits, attributes)
+        examples = datasets.pick_split(splits, split, config.data)
+        train = datasets.evenly(splits["train"], metrics.MAX_FACES)
+    examples = datasets.evenly(examples, metrics.MAX_FACES)
     pixels = load_pixels(examples, config)
     real = features(pixels)
     answers = draw_faces(predictor, config.num_samples)
@@ -81,12 +97,12 @@ def evaluate(
         known = features(train_pixels)
         report |= floor(known, real, config.num_samples)
         report |= nearest_distances(generated, real, known)
-        report |= beside(train_pixels, real, features, config.num_samples)
-        if "attributes" in answers:
+        report |= score_baselines(train_pixels, real, features, config.num_samples)
+        if is_conditional:
+            names = names_of((about(model) or {})["classes"])
+            wanted = dict(zip(names, answers["attributes"].T, strict=True))
             sets = (known, train), (real, examples)
-            report |= attribute_agreement(
-                generated, answers["attributes"], *sets, config
-            )
+            report |= attribute_agreement(generated, wanted, attributes, *sets)
     folder = figures_folder or runs.evaluation_folder(
         model, "face_synthesis", config.data if is_other_data else None
     )
@@ -148,9 +164,8 @@ def floor(known: np.ndarray, real: np.ndarray, number: int) -> dict[str, Any]:
         number: Number of the samples. So many training faces are taken, evenly spaced,
             if there are enough, because a distance depends on the number.
     """
-    number = min(number, len(known))
-    some = known[np.linspace(0, len(known) - 1, number).astype(int)]
-    return _floor(metrics.score(some, real), number)
+    some = known[datasets.even_indices(len(known), number)]
+    return _floor(metrics.score(some, real), len(some))
 
 
 def floor_of_halves(real: np.ndarray) -> dict[str, Any]:
@@ -189,12 +204,11 @@ def nearest_distances(
     }
 
 
-def beside(
+def score_baselines(
     train_pixels: np.ndarray, real: np.ndarray, features: metrics.Features, number: int
 ) -> dict[str, Any]:
     """Returns the scores of the baselines, on as many faces as there are samples."""
-    number = min(number, len(train_pixels))
-    some = train_pixels[np.linspace(0, len(train_pixels) - 1, number).astype(int)]
+    some = train_pixels[datasets.even_indices(len(train_pixels), number)]
     return {
         "baseline": {
             "name": baseline.NAME,
@@ -207,7 +221,7 @@ def beside(
     }
 
 
-def attribute_agreement(generated, wanted, train, test, config) -> dict[str, Any]:
+def attribute_agreement(generated, wanted, attributes, train, test) -> dict[str, Any]:
     """Returns how often generated faces look to a classifier as they should.
 
     The classifier of an attribute, a logistic regression on the features, learns from
@@ -215,27 +229,28 @@ def attribute_agreement(generated, wanted, train, test, config) -> dict[str, Any
 
     Args:
         generated: Features of generated faces.
-        wanted: The values of their attributes, strings `(faces, attributes)`.
+        wanted: The values of their attributes by name, strings `(faces,)`.
+        attributes: The `Attribute`s of the data; those that are not as they were in the
+            training are left out.
         train: Features of training faces, and their `Examples`.
         test: Those of the real faces on which the classifiers are scored.
-        config: Gives the attributes.
 
     Returns:
         `attribute_agreement`, the mean over the attributes; and `attributes`, for each
         one the `agreement`, and the `accuracy` of the classifier on real faces.
     """
-    attributes = find_attributes(train[1], config)
     known, real = encode(attributes, train[1]), encode(attributes, test[1])
     rows = {}
     for j, attribute in enumerate(attributes):
-        if not {*wanted[:, j]} <= {*attribute.values}:
+        drawn = wanted.get(attribute.name, np.array([""]))
+        if not {*drawn} <= {*attribute.values}:
             print(f"the values of {attribute.name} have changed since the training")
             continue
         classify = metrics.fit_classifier(train[0], known[:, j])
         is_real = real[:, j] != MISSING
         names = np.array(attribute.values)[classify(generated)]
         rows[attribute.name] = {
-            "agreement": float(np.mean(names == wanted[:, j])),
+            "agreement": float(np.mean(names == drawn)),
             "accuracy": float(np.mean(classify(test[0]) == real[:, j], where=is_real)),
         }
     if not rows:
@@ -260,9 +275,7 @@ def reconstruct(encoder, examples, pixels, folder) -> dict[str, float]:
     """
     answers = in_batches(encoder, map(examples.image_bytes, range(len(examples))))
     generated = decode(answers["reconstruction_bytes"])
-    some = np.linspace(0, len(pixels) - 1, min(len(pixels), GRID_COLUMNS * 4)).astype(
-        int
-    )
+    some = datasets.even_indices(len(pixels), 4 * GRID_COLUMNS)
     pairs = [
         each[some[i : i + GRID_COLUMNS]]
         for i in range(0, len(some), GRID_COLUMNS)

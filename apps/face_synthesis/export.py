@@ -14,8 +14,8 @@ from apps.face_synthesis import attributes as attributes_module
 from apps.face_synthesis import edge, metrics
 from apps.face_synthesis.attributes import labels
 from apps.face_synthesis.config import Config
-from apps.face_synthesis.data import load_examples, load_pixels
-from apps.face_synthesis.evaluate import MAX_FACES, draw_faces
+from apps.face_synthesis.data import keep_complete, load_examples, load_pixels
+from apps.face_synthesis.evaluate import draw_faces
 from apps.face_synthesis.signatures import LIMITS, load_model, load_run
 
 # Bound: the mean difference from the trained model's faces, in grey levels.
@@ -38,6 +38,7 @@ def export(run: Path, to: Path, variants: Sequence[str], replace: bool = False) 
     config = runs.load_config(Config, run)
     synthesizer = load_run(run)
     splits = load_examples(config, runs.read_held_out(run))
+    keep_complete(splits, synthesizer.attributes)
     return release(
         run,
         to,
@@ -110,7 +111,7 @@ def bundle(synthesizer):
 def exam(test_examples, config):
     """Returns how engines are measured."""
     features = metrics.Features(config.weights)
-    test_examples = datasets.evenly(test_examples, MAX_FACES)
+    test_examples = datasets.evenly(test_examples, metrics.MAX_FACES)
     real = features(load_pixels(test_examples, config))
 
     def measure(predictor, reference):

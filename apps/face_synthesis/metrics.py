@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from apps.common import backbones
 from apps.face_synthesis.attributes import MISSING
 
+MAX_FACES = 10_000  # Real faces that are compared at most.
 FEATURE_PIXELS = 128  # Height and width to which faces are resized for the network.
 FEATURE_BATCH = 64
 NUM_NEIGHBOURS = 5  # Of precision, recall, density and coverage.

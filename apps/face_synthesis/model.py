@@ -389,7 +389,7 @@ def build_model(*, config, value_counts):
 
     Args:
         config: A `Config`.
-        value_counts: How many values each attribute has, for a conditional GAN.
+        value_counts: How many values each attribute of a conditional GAN has.
     """
     common = {
         "image_size": config.image_size,
@@ -402,7 +402,7 @@ def build_model(*, config, value_counts):
         return VariationalAutoencoder(**common, beta=config.beta)
     return GenerativeAdversarialNetwork(
         **common,
-        value_counts=value_counts if config.model == "conditional_gan" else (),
+        value_counts=value_counts,
         augmentation=config.augmentation,
         average_decay=config.average_decay,
     )

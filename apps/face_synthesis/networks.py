@@ -192,7 +192,7 @@ def _score(x, values, name):
     Args:
         x: `(batch, height, width, channels)`.
         values: The attributes, one-hot; they are scored by projection.
-        name: Begin of the layers' names.
+        name: Prefix of the layers' names.
     """
     channels = x.shape[-1]
     normalize = keras.layers.SpectralNormalization

@@ -8,7 +8,7 @@ import numpy as np
 from apps.common import datasets, images, runs
 from apps.common.errors import BadInput, closest
 from apps.common.predictors import about, data_settings, in_batches
-from apps.face_synthesis.attributes import encode, find_attributes
+from apps.face_synthesis.attributes import encode, find_attributes, labels, names_of
 from apps.face_synthesis.config import Config
 from apps.face_synthesis.data import load_pixels, load_split
 from apps.face_synthesis.grids import (
@@ -21,6 +21,7 @@ from apps.face_synthesis.grids import (
 from apps.face_synthesis.metrics import Features, fit_classifier
 from apps.face_synthesis.signatures import MAX_SEED, load_model
 
+NO_ATTRIBUTES = "; train one with --model conditional_gan"
 NUM_FACES = 64  # Without seeds.
 COLUMNS = 8  # Of a grid.
 SHOWN_PIXELS = 128  # Smaller faces are enlarged to about this size in the figure.
@@ -37,6 +38,7 @@ def predict(
     truncation: float,
     interpolate: int,
     direction: str | None,
+    data: str | None,
     image_paths: Sequence[Path],
     folder: Path | None,
     animation: Path | None,
@@ -60,6 +62,10 @@ def predict(
             raise BadInput(f"the seed {seed} must be from 0 to {MAX_SEED}")
     if animation:
         check_animation(animation)
+    if image_paths and (inputs or attributes):
+        raise BadInput("--images takes the place of seeds and --attributes; leave them")
+    if direction and interpolate:
+        raise BadInput("pass --direction or --interpolate, not both")
     if image_paths:
         names, latents, lines = encode_images(image_paths, model)
     else:
@@ -69,6 +75,8 @@ def predict(
     for name, line in zip(names, lines, strict=True):
         print(f"{name}\t{line}".rstrip())
 
+    if folder:
+        paths = images.name_outputs("--folder", folder, names)
     draw = make_drawer(model)
     if truncation != 1:
         mean, _ = draw_seeds(range(NUM_AVERAGED), model, attributes)
@@ -76,7 +84,7 @@ def predict(
     pixels, columns = draw(latents), COLUMNS
     shown = pixels
     if direction:
-        step = find_direction(model, direction)
+        step = find_direction(model, direction, data)
         shown = draw(np.concatenate([walk(each, step) for each in latents]))
         columns = len(AMOUNTS)
     elif interpolate and len(latents) > 1:
@@ -85,9 +93,8 @@ def predict(
         shown = _with_both_ends(shown, interpolate + 1)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, each in zip(names, pixels, strict=True):
-            file = folder / f"{Path(name).stem}.png"
-            runs.write_bytes(file, images.encode_png(each))
+        for path, each in zip(paths, pixels, strict=True):
+            runs.write_bytes(path, images.encode_png(each))
     if animation:
         closed = np.concatenate([latents, latents[:1]])
         write_animation(draw(between(closed, FRAMES)), animation)
@@ -113,13 +120,13 @@ def draw_seeds(
         BadInput: The model has no such attribute.
     """
     known = (about(model) or {}).get("classes") or []
-    values = dict.fromkeys((label.split("=")[0] for label in known), "")
+    values = dict.fromkeys(names_of(known), "")
     if wanted:
         for label in wanted:
             if label not in known:
                 raise BadInput(
                     f"--model {model} has no attribute '{label}'"
-                    f"{closest(label, known) if known else ''}"
+                    f"{closest(label, known) if known else NO_ATTRIBUTES}"
                 )
             name, _, values[name] = label.partition("=")
         requests = [[str(seed), *values.values()] for seed in seeds]
@@ -150,6 +157,11 @@ def encode_images(
     Raises:
         BadInput: The model has no encoder, or an image cannot be read.
     """
+    description = about(model)
+    if description and description["config"].get("model", "vae") != "vae":
+        raise BadInput(
+            f"--model {model} has no encoder for --images; train one with --model vae"
+        )
     names, files = images.find_images(paths)
     answers = in_batches(
         load_model(model, "reconstruct"), map(images.read_image, files)
@@ -158,7 +170,7 @@ def encode_images(
     return names, answers["latents"], [f"error {each:.1f}" for each in errors]
 
 
-def find_direction(model: str, label: str) -> np.ndarray:
+def find_direction(model: str, label: str, data: str | None = None) -> np.ndarray:
     """Returns the mean latent vector with an attribute minus that without.
 
     An autoencoder encodes real faces. A conditional GAN draws faces of both kinds. Of
@@ -167,32 +179,33 @@ def find_direction(model: str, label: str) -> np.ndarray:
     Args:
         model: As `load_predictor` takes it.
         label: An attribute and its value, such as `gender=female`.
+        data: The training data, if it was moved.
 
     Raises:
         BadInput: There is no such attribute, or none of the faces has it.
     """
-    config, _, held_out = data_settings(Config, model)
-    if config.model == "conditional_gan":
-        known = (about(model) or {}).get("classes") or []
+    if known := (about(model) or {}).get("classes"):
         _check_label(label, known)
         answers = in_batches(load_model(model), range(NUM_AVERAGED))
-        names = list(dict.fromkeys(each.split("=")[0] for each in known))
         name, _, value = label.partition("=")
-        has_it = answers["attributes"][:, names.index(name)].astype(str) == value
+        column = names_of(known).index(name)
+        has_it = answers["attributes"][:, column].astype(str) == value
         latents = answers["latents"]
     else:
-        examples = load_split(config, "train", held_out=held_out)
+        config, is_other_data, held_out = data_settings(Config, model, data)
+        examples = load_split(config, "train", is_other_data, held_out)
+        attributes = find_attributes(examples, config)
         examples = datasets.evenly(examples, NUM_LABELLED)
-        labels = _codes_of(label, examples, config)
-        _check_both(labels[labels >= 0] == 1, label)
+        codes = _codes_of(label, examples, attributes)
+        _check_both(codes[codes >= 0] == 1, label)
         if config.model == "vae":
-            examples = datasets.take(examples, np.flatnonzero(labels >= 0))
+            examples = datasets.take(examples, np.flatnonzero(codes >= 0))
             encoded = map(examples.image_bytes, range(len(examples)))
             latents = in_batches(load_model(model, "reconstruct"), encoded)["latents"]
-            has_it = labels[labels >= 0] == 1
+            has_it = codes[codes >= 0] == 1
         else:
             features = Features(None)
-            classify = fit_classifier(features(load_pixels(examples, config)), labels)
+            classify = fit_classifier(features(load_pixels(examples, config)), codes)
             answers = in_batches(load_model(model), range(NUM_AVERAGED))
             latents = answers["latents"]
             has_it = classify(features(decode(answers["image_bytes"]))) == 1
@@ -209,11 +222,9 @@ def _check_both(has_it, label):
         )
 
 
-def _codes_of(label, examples, config):
+def _codes_of(label, examples, attributes):
     """Returns for each example 1 if it has the value, 0 if another one, −1 if none."""
-    attributes = find_attributes(examples, config)
-    known = [f"{each.name}={value}" for each in attributes for value in each.values]
-    _check_label(label, known)
+    _check_label(label, labels(attributes))
     name, _, value = label.partition("=")
     (j,) = [j for j, each in enumerate(attributes) if each.name == name]
     codes = encode(attributes, examples)[:, j]

@@ -54,7 +54,7 @@ class Synthesizer:
         config: Config,
     ):
         self.model = model
-        self.attributes = attributes if model.num_values else ()
+        self.attributes = attributes
         self.combinations = combinations
         self.probabilities = probabilities
         self.config = config

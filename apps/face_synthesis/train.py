@@ -14,10 +14,10 @@ import tensorflow as tf
 from apps.common import baselines, datasets, figures, images, runs, schedules
 from apps.common.errors import BadInput
 from apps.face_synthesis import attributes as attributes_module
-from apps.face_synthesis import baseline
+from apps.face_synthesis import baseline, metrics
 from apps.face_synthesis.config import Config
 from apps.face_synthesis.data import (
-    leave_out_incomplete,
+    keep_complete,
     load_examples,
     load_pixels,
     make_batches,
@@ -50,11 +50,12 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
 
     splits = load_examples(config, runs.read_held_out(run))
+    attributes = choose_attributes(splits["train"], config, run)
+    codes = keep_complete(splits, attributes)
     datasets.print_summary(config.data, splits, "image")
     print_expectation(splits["train"])
-    attributes, codes = find_attributes(splits, config, run)
     value_counts = [len(each.values) for each in attributes]
-    if config.model == "conditional_gan" and sum(value_counts) >= config.latent_size:
+    if sum(value_counts) >= config.latent_size:
         raise BadInput(
             f"the attributes have {sum(value_counts)} values; pass a larger "
             "--latent-size, or fewer --columns"
@@ -70,7 +71,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     batches, validation_batches = (
         make_batches(
             splits[split],
-            attributes_module.one_hot(attributes, codes[split])[:, : model.num_values],
+            attributes_module.one_hot(attributes, codes[split]),
             config,
             training=split == "train",
         )
@@ -82,7 +83,12 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     monitor = ("val_frechet_distance", "min")
     if len(splits["validation"]) < MIN_IMAGES:
         monitor = ("epoch", "max")
+        print(
+            f"{len(splits['validation'])} validation images are too few to choose an "
+            "epoch; the last one is kept, and --patience has no effect"
+        )
     draw = make_drawer(synthesizer)
+    validation = datasets.evenly(splits["validation"], metrics.MAX_FACES)
     runs.fit(
         model,
         batches.take(length.steps_per_epoch),
@@ -97,7 +103,7 @@ def train(config: Config, run: Path) -> dict[str, Any]:
         callbacks=[
             ValidationDistance(
                 lambda: draw(range(config.num_validation_samples)),
-                features(load_pixels(splits["validation"], config)),
+                features(load_pixels(validation, config)),
                 features,
             ),
             SampleGrid(lambda: draw(range(GRID_ROWS * GRID_COLUMNS)), run / "samples"),
@@ -115,40 +121,25 @@ def train(config: Config, run: Path) -> dict[str, Any]:
     return summary
 
 
-def find_attributes(splits, config, run):
-    """Returns the attributes of the data, and those of each example.
-
-    Examples that lack an attribute are left out of the splits for a conditional GAN.
+def choose_attributes(examples, config, run):
+    """Returns the attributes that a model learns; only a conditional GAN has any.
 
     Args:
-        splits: The `Examples` by split.
+        examples: The training `Examples`.
         config: The settings.
         run: The run directory. An interrupted training has its attributes there.
 
     Returns:
-        A tuple of `Attribute`; and by split the indices of the values, as
-        `attributes.encode` returns them.
+        A tuple of `Attribute`.
 
     Raises:
-        BadInput: There are no attributes that can be used, or no images with them.
+        BadInput: There are no attributes that can be used.
     """
     if (run / attributes_module.FILE).exists():
-        attributes, *_ = attributes_module.load(run)
-    else:
-        attributes = attributes_module.find_attributes(splits["train"], config)
-    codes = {}
-    for split, examples in splits.items():
-        codes[split] = attributes_module.encode(attributes, examples)
-        if config.model == "conditional_gan":
-            splits[split], codes[split] = leave_out_incomplete(
-                examples, codes[split], attributes
-            )
-            if not len(splits[split]):
-                raise BadInput(
-                    f"{config.data} has no image for {split} with all attributes; "
-                    "complete them, or name fewer with --columns"
-                )
-    return attributes, codes
+        return attributes_module.load(run)[0]
+    if config.model == "conditional_gan":
+        return attributes_module.find_attributes(examples, config)
+    return ()
 
 
 def compile_model(model, config, steps):

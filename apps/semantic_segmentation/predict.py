@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from apps.common import datasets, figures, images, runs
-from apps.common.errors import BadInput
 from apps.common.predictors import about, data_settings, in_batches
 from apps.semantic_segmentation.config import Config, class_color, class_name
 from apps.semantic_segmentation.data import decode_mask, load_split
@@ -33,7 +32,7 @@ def predict(
     else:
         names, encoded_images = some_test_images(model)
     if masks:
-        mask_paths = name_masks(masks, names)
+        mask_paths = images.name_outputs("--masks", masks, names)
     signatures = {"without CRF": "serving_default"}
     if crf:
         signatures["with CRF"] = "with_crf"
@@ -70,26 +69,6 @@ def predict(
     figures.draw_rows(rows, figure, ["image", *signatures], legend)
     print(f"figure: {figure}")
     return answers
-
-
-def name_masks(folder, names):
-    """Returns the paths of the masks of images.
-
-    Args:
-        folder: The folder for the masks.
-        names: The paths of the images.
-
-    Raises:
-        BadInput: Two masks have the same path, or a mask has the path of an image.
-    """
-    paths = [folder / f"{Path(name).stem}.png" for name in names]
-    image_paths = {Path(name).resolve() for name in names}
-    if len(set(paths)) < len(paths) or image_paths & {path.resolve() for path in paths}:
-        raise BadInput(
-            f"--masks {folder}: a mask would replace an image, or another mask of the "
-            "same name; pass another folder, or fewer images"
-        )
-    return paths
 
 
 def read_classes(model, answered):

@@ -1,5 +1,6 @@
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -470,6 +471,22 @@ def test_folders_are_expanded(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err.startswith("skipped 1 file: is not an image")
     assert "notes.txt" in err
+
+
+def test_outputs_are_named_like_their_images():
+    paths = images.name_outputs("--masks", Path("masks"), ["street/a.jpg", "b.png"])
+    assert paths == [Path("masks/a.png"), Path("masks/b.png")]
+
+
+@pytest.mark.parametrize(
+    ("folder", "names"),
+    [("masks", ["one/a.jpg", "two/a.png"]), (".", ["a.png", "b.jpg"])],
+)
+def test_no_output_replaces_an_image_or_another_output(folder, names):
+    with pytest.raises(
+        BadInput, match=r"--masks .*: a file would replace an image, or"
+    ):
+        images.name_outputs("--masks", Path(folder), names)
 
 
 def test_folders_without_images_are_refused(tmp_path):

@@ -481,8 +481,8 @@ def test_the_facts_of_a_training(run, tmp_path):
         num_examples={"train": 12, "validation": 4},
     )
     assert release.training_facts(run, card) == (
-        "Trained on 12 texts, seed 3, in 1.5 minutes. Epoch 2 of 3 is the best on 4 "
-        "validation texts: macro recall 0.9000."
+        "Trained on 12 texts, seed 3, in 1.5 minutes. Epoch 2 of 3 was kept; on 4 "
+        "validation texts it has macro recall 0.9000."
     )
     (tmp_path / "model.keras").touch()
     summary = {"best_epoch": 3, "epochs": 3, "minutes": 1.5}

@@ -151,6 +151,7 @@ def test_files_that_are_not_tables_are_refused(tmp_path):
         ("a.csv", '\ufeffname,age,"sex"\r'),
         ("b.csv", "name;age;sex"),
         ("c.csv.gz", "name\tage\tsex"),
+        ("d.csv", 'name, age, "sex"'),
     ],
 )
 def test_the_header_has_the_names_of_the_columns(name, header, tmp_path):
@@ -162,10 +163,15 @@ def test_the_header_has_the_names_of_the_columns(name, header, tmp_path):
 
 
 def test_the_header_of_no_table_is_refused(tmp_path):
-    with pytest.raises(BadInput, match=r"no file .*nowhere\.csv; pass a TSV or CSV"):
+    with pytest.raises(
+        BadInput, match=r"no file .*nowhere\.csv; pass --data a TSV or CSV"
+    ):
         text.read_header(tmp_path / "nowhere.csv", [])
     (tmp_path / "empty.csv").touch()
     assert text.read_header(tmp_path / "empty.csv", ["name"]) == []
+    (tmp_path / "a.xlsx").touch()
+    with pytest.raises(BadInput, match=r"a.xlsx is not a table; its name must end in"):
+        text.read_header(tmp_path / "a.xlsx", [])
     (tmp_path / "latin.csv").write_bytes(b"caf\xe9,b\n")
     with pytest.raises(BadInput, match="is not UTF-8"):
         text.read_header(tmp_path / "latin.csv", [])

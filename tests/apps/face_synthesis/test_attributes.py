@@ -37,6 +37,19 @@ def test_many_numbers_become_groups_of_the_same_size():
     assert two.values == ("up to 20", "40 and more")
 
 
+def test_numbers_that_are_mostly_the_largest_make_no_groups(capsys):
+    ages = [str(age) for age in range(1, 10)] + ["99"] * 91
+    assert find_attributes(examples(age=ages), small(model="gan")) == ()
+    assert "is 99 too often to make groups of it: age" in capsys.readouterr().err
+
+
+def test_groups_of_large_numbers_have_different_names():
+    days = [str(20_260_000 + day) for day in range(100)]
+    (day,) = find_attributes(examples(day=days), small())
+    assert day.values[1] == "20260025 to 20260049"
+    assert len(set(day.values)) == 4
+
+
 def test_groups_may_be_fewer_if_most_numbers_are_equal():
     ages = ["0"] * 30 + [str(age) for age in range(1, 11)]
     (age,) = find_attributes(examples(age=ages), small())
@@ -67,7 +80,7 @@ def test_a_conditional_gan_needs_an_attribute():
         BadInput, match=r"no attribute with several values .smiling has"
     ):
         find_attributes(one, small("mine"))
-    with pytest.raises(BadInput, match="--attributes, or pass --model gan"):
+    with pytest.raises(BadInput, match="--attribute-file, or pass --model gan"):
         find_attributes(examples(), small("mine"))
     assert find_attributes(one, small(model="gan")) == ()
 
@@ -82,6 +95,7 @@ def test_values_become_one_hot_vectors():
     assert module.one_hot((), CODES[:, :0]).shape == (4, 0)
     labels = ["sex=f", "sex=m", "age=a", "age=b", "age=c"]
     assert module.labels(ATTRIBUTES) == labels
+    assert module.names_of(labels) == ["sex", "age"]
 
 
 def test_combinations_are_counted_and_recorded(tmp_path):

@@ -38,8 +38,8 @@ def test_missing_attributes_are_refused(refused, mine):
     says = ["mine has no attribute with several values", "pass --model gan"]
     refused(*TRAIN_MINE, "--model", "conditional_gan", says=says)
     set_nothing = [*TRAIN_MINE, "--columns", "smiling"]
-    refused(*set_nothing, says=["mine has none of attributes.csv", "--attributes"])
-    refused(*TRAIN_MINE, "--attributes", "a.csv", says=["no file --attributes a.csv"])
+    refused(*set_nothing, says=["mine has none of attributes.csv", "--attribute-file"])
+    refused(*TRAIN_MINE, "--attribute-file", "a.csv", says=["a.csv; correct it"])
 
 
 def test_more_values_than_latent_numbers_are_refused(refused, mine):

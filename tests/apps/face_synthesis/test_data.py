@@ -6,7 +6,7 @@ from PIL import Image
 from apps.common import datasets
 from apps.common.errors import BadInput
 from apps.face_synthesis import data
-from apps.face_synthesis.attributes import Attribute, encode
+from apps.face_synthesis.attributes import Attribute
 from tests.apps.face_synthesis.tiny import small
 
 
@@ -54,10 +54,10 @@ def test_a_table_of_attributes_is_found(name, tmp_path):
 def test_a_table_may_lie_elsewhere(tmp_path, monkeypatch):
     write_images(tmp_path / "faces", "a.png")
     write_table(tmp_path / "mine.csv", "file;sex", "a.png;f")
-    settings = {"image_column": "file", "attributes": str(tmp_path / "mine.csv")}
+    settings = {"image_column": "file", "attribute_file": str(tmp_path / "mine.csv")}
     assert read(tmp_path / "faces", **settings) == {"a.png": ("f",)}
     monkeypatch.chdir(tmp_path)
-    settings["attributes"] = "mine.csv"
+    settings["attribute_file"] = "mine.csv"
     assert read(tmp_path / "faces", **settings) == {"a.png": ("f",)}
 
 
@@ -71,6 +71,15 @@ def test_splits_are_folders_or_a_column(tmp_path):
     splits = data.read_splits(small(tmp_path / "b"))
     assert datasets.sizes(splits) == {"train": 2, "test": 1}
     assert splits["train"].columns == ("sex",)
+    write_table(tmp_path / "b/labels.csv", "image,Split", "a.png,", "b.png,TEST")
+    splits = data.read_splits(small(tmp_path / "b"))
+    assert (datasets.sizes(splits), splits["train"].columns) == (
+        {"train": 2, "test": 1},
+        (),
+    )
+    write_table(tmp_path / "b/labels.csv", "image,split", "a.png,holdout")
+    with pytest.raises(BadInput, match=r"has the split 'holdout' for a.png; write tr"):
+        data.read_splits(small(tmp_path / "b"))
 
 
 def test_rows_and_images_that_do_not_match_are_reported(tmp_path, capsys):
@@ -90,13 +99,16 @@ def test_images_without_an_attribute_are_left_out_and_named(tmp_path, capsys):
     attributes = (Attribute("sex", ("f", "m")), Attribute("age", ("a", "b"), (5.0,)))
     rows = [("f", "3"), ("", "4"), ("m", "old"), ("m", "9")]
     examples = data.Examples(["w", "x", "y", "z"], [b""] * 4, rows, ("sex", "age"))
-    kept, codes = data.leave_out_incomplete(
-        examples, encode(attributes, examples), attributes
-    )
-    assert (kept.names, codes.tolist()) == (["w", "z"], [[0, 0], [1, 1]])
+    splits = {"train": examples}
+    codes = data.keep_complete(splits, attributes)["train"]
+    assert (splits["train"].names, codes.tolist()) == (["w", "z"], [[0, 0], [1, 1]])
     err = capsys.readouterr().err
-    assert "skipped 1 image: has no sex: x" in err
-    assert "skipped 1 image: has no age: y" in err
+    assert "skipped 1 image: has no known sex: x" in err
+    assert "skipped 1 image: has no known age: y" in err
+    assert data.keep_complete(splits, ())["train"].shape == (2, 0)
+    splits = {"test": datasets.take(examples, [1, 2])}
+    with pytest.raises(BadInput, match="no image for test has all attributes; comp"):
+        data.keep_complete(splits, attributes)
 
 
 def test_images_of_any_mode_and_size_are_read(tmp_path, capsys):
@@ -199,10 +211,12 @@ def test_a_dataset_of_tensorflow_datasets_is_read(monkeypatch):
 
 def test_wrong_tables_are_refused(tmp_path):
     write_images(tmp_path, "a.png")
-    with pytest.raises(BadInput, match=r"has none of attributes.csv, .* --attributes"):
+    with pytest.raises(
+        BadInput, match=r"has none of attributes.csv, .* --attribute-file"
+    ):
         read(tmp_path, columns=("sex",))
-    with pytest.raises(BadInput, match=r"no file --attributes nowhere.csv"):
-        read(tmp_path, attributes="nowhere.csv")
+    with pytest.raises(BadInput, match=r"no file --attribute-file nowhere.csv"):
+        read(tmp_path, attribute_file="nowhere.csv")
     write_table(tmp_path / "labels.csv", "file,sex,split", "a.png,f,train")
     with pytest.raises(
         BadInput, match="no column 'image', only file, sex, split; name"
@@ -212,6 +226,13 @@ def test_wrong_tables_are_refused(tmp_path):
         read(tmp_path, image_column="file", columns=("sec",))
     with pytest.raises(BadInput, match="--value-names sex=f has not the form of"):
         read(tmp_path, image_column="file", value_names=("sex=f",))
+    with pytest.raises(BadInput, match="--value-names names the column 'sec'; did you"):
+        read(tmp_path, image_column="file", value_names=("sec:f=female",))
+    twice = read(tmp_path, image_column="file", columns=("sex", "sex"))
+    assert twice == {"a.png": ("f",)}
+    write_table(tmp_path / "labels.csv", "file,sex,sex", "a.png,f,m")
+    with pytest.raises(BadInput, match="has 2 columns 'sex'; rename them"):
+        read(tmp_path, image_column="file")
 
 
 def test_wrong_folders_are_refused(tmp_path):

@@ -63,10 +63,10 @@ def test_attributes_are_seen():
 
 def test_faces_are_read_as_examples(monkeypatch):
     monkeypatch.setattr(embedded, "faces", lambda: FACES)
-    splits = read_splits(small("faces"))
+    splits = read_splits(small("drawn_faces"))
     examples = splits["test"]
     assert examples.columns == embedded.COLUMNS
     assert examples.names[3] == "test face 3"
     assert (examples.image_bytes(3), examples.attributes[3]) == FACES["test"][3]
-    (hair,) = read_splits(small("faces", columns=("hair",)))["test"].attributes[3]
+    (hair,) = read_splits(small("drawn_faces", columns=("hair",)))["test"].attributes[3]
     assert hair == FACES["test"][3][1][2]

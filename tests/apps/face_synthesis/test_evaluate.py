@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from apps.common.images import encode_png
 from apps.face_synthesis import attributes as attributes_module
 from apps.face_synthesis import baseline, metrics
 from apps.face_synthesis import evaluate as module
+from apps.face_synthesis.attributes import find_attributes
 from apps.face_synthesis.evaluate import (
     attribute_agreement,
     evaluate,
@@ -51,8 +53,9 @@ def test_attribute_agreement_is_that_of_a_classifier(capsys):
         (each, examples(sex=values(each), x=["a", "b"] * (len(each) // 2)))
         for each in (KNOWN, REAL)
     )
-    wanted = np.array([["f", "z"]] * 40)
-    found = attribute_agreement(drawn, wanted, train, test, small())
+    wanted = {"sex": np.array(["f"] * 40), "x": np.array(["z"] * 40)}
+    attributes = find_attributes(train[1], small())
+    found = attribute_agreement(drawn, wanted, attributes, train, test)
     assert set(found["attributes"]) == {"sex"}
     assert found["attribute_agreement"] == 0.75
     assert found["attributes"]["sex"]["accuracy"] > 0.8
@@ -118,3 +121,21 @@ def test_other_numbers_of_samples(run, tmp_path):
         < report["mean_color"]["frechet_distance"]
     )
     assert report["frechet_floor"] < report["baseline"]["frechet_distance"]
+
+
+def test_other_data_needs_no_attributes(run, tmp_path):
+    """The training had them, in other columns."""
+    table = tmp_path / "faces/attributes.csv"
+    write(table.parent, range(200, 206))
+    settings = {"columns": ("smiling",), "value_names": ("smiling:yes=happy",)}
+    shutil.copytree(run, tmp_path / "run", symlinks=True)
+    config = json.loads((run / "config.json").read_text())
+    runs.write_json(tmp_path / "run/config.json", {**config, **settings})
+    for _ in range(2):
+        report = evaluate(
+            *(str(tmp_path / "run"), str(table.parent)),
+            num_samples=8,
+            figures_folder=tmp_path,
+        )
+        assert (report["images"], "attributes" in report) == (6, False)
+        table.unlink(missing_ok=True)

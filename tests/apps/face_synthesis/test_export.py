@@ -96,7 +96,12 @@ def test_a_device_draws_wanted_attributes(exported, tmp_path):
     assert all("smiling=yes, glasses=" in line for line in lines)
     assert all(line.endswith("hair=red") for line in lines)
     assert decode([(tmp_path / "face_4.png").read_bytes()]).shape == (1, 16, 16, 3)
-    for wanted, says in ((["maybe"], "smiling must be one of no, yes, or empty"),):
+    number = "pass a value, which may be empty, for each of smiling, glasses, hair"
+    for wanted, says in (
+        (["maybe", "", ""], "smiling must be one of no, yes, or empty"),
+        (["yes"], number),
+        (["yes", "", "red", "7"], number),
+    ):
         done = subprocess.run(
             [*run, "--attributes", *wanted], capture_output=True, text=True
         )

@@ -1,17 +1,26 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from apps.common import runs
 from apps.common.errors import BadInput
+from apps.face_synthesis import attributes as attributes_module
 from apps.face_synthesis import predict as module
+from apps.face_synthesis.config import Config
+from apps.face_synthesis.data import load_split
 from apps.face_synthesis.predict import between, find_direction, predict, walk
 from tests.apps.app_contract import run_app, succeed
+from tests.apps.face_synthesis.test_signatures import make
+from tests.apps.face_synthesis.tiny import small, write
 
 OPTIONS = {
     "attributes": (),
     "truncation": 1.0,
     "interpolate": 0,
     "direction": None,
+    "data": None,
     "image_paths": (),
     "folder": None,
     "animation": None,
@@ -113,12 +122,80 @@ def test_wrong_wishes_are_refused(draw, run, tmp_path):
             "--direction hair=gren is no known attribute; did",
         ),
         ({"animation": tmp_path / "a.mp4"}, "must end in .gif or .webp"),
+        ({"image_paths": (tmp_path,)}, "--images takes the place of seeds"),
+        ({"direction": "hair=red", "interpolate": 2}, "--direction or --interpolate"),
     ):
         with pytest.raises(BadInput, match=says):
             draw(1, **options)
-    (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(BadInput, match=r"a.png is not an image|no signature"):
+    with pytest.raises(BadInput, match="no encoder for --images; train one with"):
         draw(image_paths=(tmp_path / "a.png",))
+
+
+def test_a_conditional_gan_needs_no_data_for_a_direction(run, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("reads the data")
+
+    monkeypatch.setattr(module, "load_split", refuse)
+    monkeypatch.setattr(module, "NUM_AVERAGED", 40)
+    assert find_direction(str(run), "hair=red").shape == (12,)
+
+
+# Models without attributes, which are not trained.
+
+
+@pytest.fixture(scope="module", params=["vae", "gan"])
+def plain(request, tmp_path_factory):
+    """Returns the kind of a model, and its run."""
+    folder = tmp_path_factory.mktemp(request.param)
+    data, run = write(folder / "faces", range(30)), folder / "run"
+    runs.start(small(data, model=request.param), run, {})
+    attributes_module.save((), np.zeros((0, 0), int), np.zeros(0), run)
+    make(request.param).model.save(run / "model.keras")
+    return request.param, str(run)
+
+
+def test_real_faces_tell_the_direction_of_an_attribute(plain, monkeypatch):
+    kind, run = plain
+    monkeypatch.setattr(module, "NUM_AVERAGED", 40)
+    drawn = np.arange(40) < 13
+    monkeypatch.setattr(module, "fit_classifier", lambda *_: lambda _: drawn)
+    step = find_direction(run, "hair=red")
+    if kind == "gan":
+        is_red = drawn
+        latents = module.in_batches(module.load_model(run), range(40))["latents"]
+    else:
+        config = runs.load_config(Config, Path(run))
+        examples = load_split(config, "train")
+        is_red = np.array([row[2] for row in examples.attributes]) == "red"
+        encoder = module.load_model(run, "reconstruct")
+        files = map(examples.image_bytes, range(len(examples)))
+        latents = module.in_batches(encoder, files)["latents"]
+    expected = latents[is_red].mean(axis=0) - latents[~is_red].mean(axis=0)
+    np.testing.assert_allclose(step, expected, atol=1e-5)
+    with pytest.raises(BadInput, match="hair=gren is no known attribute; did you"):
+        find_direction(run, "hair=gren")
+
+
+def test_only_an_autoencoder_reconstructs_images(plain, tmp_path, capsys):
+    kind, run = plain
+    paths = tuple((Path(run).parent / "faces/images").glob("00[12].png"))
+    options = {**OPTIONS, "image_paths": paths, "folder": tmp_path / "drawn"}
+    if kind == "gan":
+        with pytest.raises(BadInput, match="no encoder for --images; train one with"):
+            predict((), run, *options.values(), tmp_path / "figure.png")
+        return
+    found = predict((), run, *options.values(), tmp_path / "figure.png")
+    names = [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[:2]]
+    assert names == list(map(str, paths))
+    for path, pixels in zip(paths, found["pixels"], strict=True):
+        written = Image.open(tmp_path / "drawn" / path.name)
+        np.testing.assert_array_equal(np.asarray(written), pixels)
+
+
+def test_a_model_without_attributes_says_so(plain, tmp_path):
+    options = {**OPTIONS, "attributes": ("hair=red",)}
+    with pytest.raises(BadInput, match="'hair=red'; train one with --model condit"):
+        predict((1,), plain[1], *options.values(), tmp_path / "figure.png")
 
 
 def test_flags_reach_the_function(run, tmp_path):

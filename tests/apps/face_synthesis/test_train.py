@@ -9,16 +9,16 @@ import tensorflow as tf
 from PIL import Image
 
 from apps.common import runs
-from apps.common.errors import BadInput
 from apps.face_synthesis import attributes as attributes_module
+from apps.face_synthesis.attributes import Attribute
 from apps.face_synthesis.data import Examples
 from apps.face_synthesis.grids import tile
 from apps.face_synthesis.model import build_model
 from apps.face_synthesis.signatures import Synthesizer, load_run
 from apps.face_synthesis.train import (
     SampleGrid,
+    choose_attributes,
     compile_model,
-    find_attributes,
     make_drawer,
 )
 from tests.apps.face_synthesis.tiny import small
@@ -125,39 +125,24 @@ def test_a_grid_replaces_that_of_a_stopped_epoch(tmp_path):
     assert [path.name for path in tmp_path.glob("*/*")] == ["epoch_0005.png"]
 
 
-def make_splits(*rows):
+def make_examples(*rows):
     names = [f"{i}.png" for i in range(len(rows))]
-    examples = Examples(names, [b""] * len(rows), list(rows), ("sex",))
-    return {"train": examples, "validation": examples}
+    return Examples(names, [b""] * len(rows), list(rows), ("sex",))
 
 
 ROWS = [("f",), ("m",), ("",), ("m",)]
+SEX = (Attribute("sex", ("f", "m")),)
 
 
-def test_only_a_conditional_gan_leaves_images_out(tmp_path):
-    splits = make_splits(*ROWS)
-    attributes, codes = find_attributes(splits, small(), tmp_path)
-    assert codes["train"].tolist() == [[0], [1], [1]]
-    assert splits["validation"].names == ["0.png", "1.png", "3.png"]
-    splits = make_splits(*ROWS)
-    again, codes = find_attributes(splits, small(model="gan"), tmp_path)
-    assert again == attributes
-    assert codes["train"].tolist() == [[0], [1], [-1], [1]]
+def test_only_a_conditional_gan_learns_attributes(tmp_path):
+    assert choose_attributes(make_examples(*ROWS), small(), tmp_path) == SEX
+    config = small(model="gan")
+    assert choose_attributes(make_examples(*ROWS), config, tmp_path) == ()
 
 
 def test_an_interrupted_training_keeps_its_attributes(tmp_path):
-    attributes, codes = find_attributes(make_splits(*ROWS), small(), tmp_path)
     attributes_module.save(
-        attributes, *attributes_module.combine(codes["train"]), tmp_path
+        SEX, *attributes_module.combine(np.array([[0], [1]])), tmp_path
     )
-    changed = make_splits(("x",), ("m",), ("f",))
-    again, codes = find_attributes(changed, small(), tmp_path)
-    assert again == attributes
-    assert codes["train"].tolist() == [[1], [0]]
-
-
-def test_some_images_need_all_attributes(tmp_path):
-    splits = make_splits(("f",), ("m",))
-    splits["validation"] = make_splits(("",))["train"]
-    with pytest.raises(BadInput, match="no image for validation with all attributes"):
-        find_attributes(splits, small("mine"), tmp_path)
+    changed = make_examples(("x",), ("m",), ("f",))
+    assert choose_attributes(changed, small(), tmp_path) == SEX

@@ -70,7 +70,7 @@ def test_data_with_another_number_of_classes_is_refused(refused, run, mine):
 def test_a_mask_that_would_replace_an_image_is_refused(refused, run, mine):
     image = Path("mine/images/even_00.png")
     predict = ["predict", image, "--model", run, "--masks", "mine/images"]
-    refused(*predict, says=["--masks mine/images: a mask would replace an image"])
+    refused(*predict, says=["--masks mine/images: a file would replace an image"])
 
 
 def test_a_search_needs_validation_images(refused, run, tmp_path):

@@ -1,27 +1,10 @@
 import json
-from pathlib import Path
 
 import numpy as np
-import pytest
 
-from apps.common.errors import BadInput
-from apps.semantic_segmentation.predict import name_masks, read_classes
+from apps.semantic_segmentation.predict import read_classes
 
 ANSWERED = np.array([[b"road", b"", b"car"], [b"", b"tree", b"car"]], object)
-
-
-def test_masks_are_named_like_their_images():
-    paths = name_masks(Path("masks"), ["street/a.jpg", "b.png"])
-    assert paths == [Path("masks/a.png"), Path("masks/b.png")]
-
-
-@pytest.mark.parametrize(
-    ("folder", "names"),
-    [("masks", ["one/a.jpg", "two/a.png"]), (".", ["a.png", "b.jpg"])],
-)
-def test_no_mask_replaces_an_image_or_another_mask(folder, names):
-    with pytest.raises(BadInput, match="a mask would replace an image, or another"):
-        name_masks(Path(folder), names)
 
 
 def test_classes_with_colors_come_from_a_run_a_version_or_a_bundle(tmp_path):
