@@ -10,9 +10,9 @@ class MinibatchStandardDeviation(keras.layers.Layer):
     """Appends feature maps that tell how much the examples of a batch differ.
 
     For each channel there is one more, whose value is the channel's standard deviation
-    over the batch, averaged over all places. A discriminator that sees them can tell a
-    batch of similar images from one of varied images, which keeps a generator from drawing
-    few of them again and again. The paper averages over the channels, too.
+    over the batch, averaged over all positions. A discriminator that sees them can tell
+    a batch of similar images from one of varied images, which keeps a generator from
+    drawing few of them again and again. The paper averages over the channels, too.
 
     Args:
         **kwargs: Base layer arguments, such as `name` and `dtype`.
