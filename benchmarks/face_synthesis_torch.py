@@ -57,9 +57,7 @@ class Generator(nn.Module):
             *(
                 nn.Sequential(
                     nn.Upsample(scale_factor=2),
-                    normalize(
-                        nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False)
-                    ),
+                    normalize(nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False)),
                     Gate(outputs),
                 )
                 for inputs, outputs in zip([first, *widths], widths, strict=False)
