@@ -87,7 +87,7 @@ class Config:
     """Images per training step."""
     learning_rate: LearningRate = 2e-4
     """Learning rate of both networks of a GAN, or of the autoencoder."""
-    beta: Weight = 1.0
+    beta: Weight = 20.0
     """Weight of the divergence from the prior in the loss of a `vae`. More gives better
     new faces, less gives better reconstructions."""
     augmentation: tuple[Literal["color", "translation", "cutout"], ...] = (
@@ -112,9 +112,12 @@ class Config:
 
 
 def faces() -> Config:
-    """Built-in drawn faces with hair, glasses and smiles.
+    """Built-in drawn faces with hair, glasses and smiles; 3 minutes.
 
     python -m apps.face_synthesis train faces
+
+    Fréchet distance 172 on EfficientNetLite0, floor 28, on the built-in test faces,
+    seed 0; time on two cores.
     """
     return Config(
         data="drawn_faces",
@@ -136,9 +139,12 @@ def faces() -> Config:
 
 
 def utkface() -> Config:
-    """6,000 photographs of faces, 64 × 64 pixels; research use only.
+    """6,000 photographs of faces, 64 × 64 pixels, for research only; 26 minutes.
 
     python -m apps.face_synthesis train utkface --weights WEIGHTS.h5
+
+    Fréchet distance 247 on MobileNetV2, floor 127, on the test faces, seed 0; time on
+    two cores.
     """
     return Config(
         data="data/utkface_64",
