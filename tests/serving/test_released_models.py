@@ -34,6 +34,13 @@ def make_inputs(name, spec):
         return (generator.normal(size=(2, 4000)) / 10).astype("float32")
     if name == "token_ids":
         return np.array([[5, 6, 7, 3], [8, 9, 3, 0]], "int32")
+    if name == "seed":
+        return np.array([3, 4])
+    if name == "seed_and_attributes":
+        drawn = (spec.shape[1] - 1) * [b""]
+        return np.array([[b"3", *drawn], [b"4", *drawn]], object)
+    if name == "latents":
+        return generator.normal(size=(2, spec.shape[1])).astype("float32")
     raise AssertionError(f"no input for {name}")
 
 
@@ -51,9 +58,11 @@ def encode_audio(generator, size):
 
 
 def to_json(array):
-    if array.dtype == object:
-        return [{"b64": base64.b64encode(value).decode()} for value in array]
-    return array.tolist()
+    if array.dtype != object:
+        return array.tolist()
+    if array.ndim > 1:
+        return [to_json(row) for row in array]
+    return [{"b64": base64.b64encode(value).decode()} for value in array]
 
 
 def from_json(values, expected):
